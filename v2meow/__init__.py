@@ -1,0 +1,1 @@
+"""V2Meow: music for silent video, by a cascade of three token language models."""
