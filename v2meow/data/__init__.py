@@ -1,0 +1,1 @@
+"""From videos to checked examples that models are trained on."""
