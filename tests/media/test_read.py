@@ -1,0 +1,148 @@
+"""Pictures and sound by time, across containers; written here, so that the truth is known."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numbered import FPS, PICTURES, lag_ms, numbers, write_numbered
+
+from v2meow.config import MediaConfig
+from v2meow.media import MediaError, Reader, read, seek_plan
+
+# Each names the way of storing times that it stands for.
+CONTAINERS: dict[str, dict[str, Any]] = {
+    "plain.mp4": {},
+    "opengop.mp4": {"video_options": {"x264-params": "open-gop=1:bframes=3"}},
+    "fragmented.mp4": {"options": {"movflags": "frag_keyframe+empty_moov+delay_moov"}},
+    "hevc.mp4": {"video": "libx265", "video_options": {"x265-params": "log-level=none"}},
+    "cues.mkv": {},
+    "no_index.mkv": {"options": {"live": "1"}},
+    "opus.webm": {"video": "libvpx-vp9", "audio": "libopus", "video_options": {"cpu-used": "8"}},
+    "late_start.ts": {"container": "mpegts"},
+    "no_keyframe_index.ts": {"container": "mpegts", "video": "mpeg4"},
+    "milliseconds.flv": {},
+}
+
+
+@pytest.fixture(scope="module", params=CONTAINERS)
+def numbered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_numbered(tmp_path_factory.mktemp("numbered") / request.param, **CONTAINERS[request.param])
+
+
+def test_every_picture_is_found_at_its_time(numbered: Path, reader: Reader):
+    """Off by one: rounding of timestamps, reordered pictures or a late start shift pictures against music."""
+    assert reader.probe(numbered).seconds == pytest.approx(PICTURES / FPS, abs=0.01)
+    assert numbers(reader.frames(numbered, FPS, 64, seconds=PICTURES / FPS)) == list(range(PICTURES))
+
+
+@pytest.mark.parametrize("start", [0.51, 3.02, 7.9, 9.7])
+def test_a_part_shows_what_the_whole_shows(numbered: Path, reader: Reader, start: float):
+    """A seek that lands late, or on a picture that needs an earlier one, gives another picture."""
+    expected = [min(int((start + i / 8) * FPS + 0.02), PICTURES - 1) for i in range(8)]
+    assert numbers(reader.frames(numbered, 8, 64, start=start, seconds=1.0)) == expected
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(0.0, 10.0), (0.5, 1.0), (3.3, 2.0), (8.0, 1.5)])
+def test_sound_is_aligned_with_the_pictures(numbered: Path, reader: Reader, start: float, seconds: float):
+    """Encoder priming, stream start times and seeks each shift sound by 20 ms and more where they are ignored."""
+    heard = reader.waveform(numbered, 16_000, start, seconds)
+    assert heard.shape == (round(seconds * 16_000),)
+    assert abs(lag_ms(heard, start, 16_000)) <= 2
+
+
+@pytest.mark.parametrize("rate", [1, 3, 24])
+def test_seeking_and_scanning_give_identical_pictures(
+    numbered: Path, limits: MediaConfig, monkeypatch: pytest.MonkeyPatch, rate: int
+):
+    """The fast way must not be another way."""
+    found = {}
+    for plan in ("seek", "scan"):
+        monkeypatch.setattr(read, "seek_plan", lambda *_, plan=plan: plan)
+        found[plan] = read.frames(numbered, limits, rate, 32)
+    assert np.array_equal(found["seek"], found["scan"])
+
+
+def test_reordered_avi_is_read_in_order(tmp_path: Path, reader: Reader):
+    """AVI stores decoding times: taken for display times, they show pictures in the wrong order."""
+    shown = numbers(reader.frames(write_numbered(tmp_path / "a.avi", audio="libmp3lame"), FPS, 64))
+    assert shown == sorted(shown)
+    assert len(set(shown)) >= PICTURES - 2  # FFmpeg's AVI writer starts late by the two pictures it waits for
+
+
+def test_variable_rate_is_read_by_timestamp(tmp_path: Path, reader: Reader):
+    """Counting pictures instead of reading their times drifts where the rate varies."""
+    video = write_numbered(tmp_path / "a.mp4", shown_at=[0, 1, 2, 3, 10, 20, 21, 40])
+    assert numbers(reader.frames(video, FPS, 64))[:22] == [0, 1, 2, *[3] * 7, *[4] * 10, 5, 6]
+
+
+def test_times_outside_the_video_show_its_ends(tmp_path: Path, reader: Reader):
+    """A clip that ends with the video must not come back shorter; a still picture is a video too."""
+    video = write_numbered(tmp_path / "a.mp4", shown_at=[0])
+    assert numbers(reader.frames(video, 10, 64, start=5.0, seconds=0.3)) == [0, 0, 0]
+    assert reader.frames(video, 1, 64).shape == (1, 64, 64, 3)
+    assert reader.waveform(video, 16_000, start=9.5, seconds=1.0)[8_200:].any() == np.False_
+
+
+def test_seek_plan_takes_the_cheaper_way():
+    """The wrong way costs five times as much: seeking with rare keyframes, scanning with frequent ones."""
+    every_second = [float(second) for second in range(60)]
+    assert seek_plan(every_second, keyframes=every_second) == "seek"
+    assert seek_plan(every_second, keyframes=[0.0]) == "scan"
+    assert seek_plan([i / 10 for i in range(600)], keyframes=every_second) == "scan"
+    assert seek_plan([1.0, 50.0], keyframes=[0.0, 8.0, 49.0]) == "seek"
+    assert seek_plan(every_second, keyframes=[]) == "scan"
+
+
+def test_real_videos_agree_with_their_manifest(media_folder: Path, reader: Reader):
+    """Header fields that lie: length, rate and size are what a player would show."""
+    for row in _rows(media_folder, "music_videos", "silent_videos"):
+        about = reader.probe(media_folder / row["path"])
+        sideways = about.rotation % 180 != 0
+        size = (about.height, about.width) if sideways else (about.width, about.height)
+        shape = int(row["width"]) / int(row["height"])  # some files were made smaller than their manifest says
+        assert size[0] / size[1] == pytest.approx(shape, rel=0.02), row["path"]
+        assert about.fps == pytest.approx(float(row["fps"]), rel=0.01), row["path"]
+        assert about.rotation == int(row["rotation"] or 0) % 360, row["path"]
+        assert about.video_codec == row["video_codec"]
+        if row["path"] != "silent_videos/nasa_speech_8k.mp4":  # its subtitles go on for 3.5 s after the picture
+            assert about.seconds == pytest.approx(float(row["duration_s"]), abs=0.25), row["path"]
+        assert (about.audio.codec if about.audio else "") == row["audio_codec"].split("+")[0], row["path"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1, 10, 25])
+def test_real_videos_give_pictures_at_any_rate(media_folder: Path, reader: Reader, rate: int):
+    """An odd size, pixel format, codec or GIF palette that one path cannot take."""
+    for row in _rows(media_folder, "music_videos", "silent_videos"):
+        path = media_folder / row["path"]
+        pictures = reader.frames(path, rate, 48)
+        assert pictures.shape == (max(1, round(reader.probe(path).seconds * rate)), 48, 48, 3), path
+        assert pictures.std() > 5, path
+
+
+def test_a_rotated_video_is_turned_upright(media_folder: Path, reader: Reader):
+    """A phone's portrait video is stored sideways; turned the wrong way it stands on its head."""
+    path = media_folder / "silent_videos" / "coffee_portrait_rot90.mp4"
+    about = reader.probe(path)
+    assert (about.width, about.height, about.rotation) == (480, 854, 270)
+    table = reader.frames(path, 1, 64, seconds=1.0)[0].mean(2)
+    assert table[:20].mean() > table[32:52].mean() + 50  # a white wall above, a dark kettle below
+
+
+def test_surround_and_opposite_channels_mix_to_mono(media_folder: Path, reader: Reader):
+    """A sum instead of an average clips; channels that cancel out are silence in mono."""
+    surround = reader.waveform(media_folder / "hostile" / "surround_5_1.mp4", 16_000)
+    assert 0.001 < np.abs(surround).max() <= 1
+    assert not reader.waveform(media_folder / "hostile" / "antiphase_stereo.mov", 16_000).any()
+
+
+def test_a_missing_soundtrack_is_said_so(media_folder: Path, reader: Reader):
+    with pytest.raises(MediaError, match=r"cars_12fps\.gif: no audio stream$"):
+        reader.waveform(media_folder / "silent_videos" / "cars_12fps.gif", 16_000)
+
+
+def _rows(folder: Path, *parts: str) -> list[dict[str, str]]:
+    with (folder / "MANIFEST.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["path"].split("/")[0] in parts]

@@ -1,0 +1,193 @@
+"""Pictures and sound of a file as arrays, by time. Runs in the bounded child process."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.error import FFmpegError
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from v2meow.config import MediaConfig
+from v2meow.media.probe import frame_rate, keyframes, upright
+from v2meow.media.source import MediaError, Source, decoded, in_seconds, open_source
+
+_ROUNDING_S = 0.0006  # Matroska and FLV round times to a millisecond: a picture this late is on time
+_SEEK_COST_S = 0.5  # a seek costs about as much as decoding this much video
+_STEPS_BACK_S = (0.0, 2.0, 8.0, 32.0)  # where to look for a keyframe before a time
+_AUDIO_RUN_UP_S = 0.2  # decoders of sound need a moment after a seek
+_GAP_S = 0.02  # timestamps of sound that jump by less are rounding, not silence
+
+Timed = tuple[float, Any]  # with a VideoFrame or AudioFrame
+
+
+def frames(
+    path: Path, limits: MediaConfig, rate: float, size: int, start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
+    """Pictures on screen at start + i / rate, uint8 [V, size, size, 3], RGB, upright, squeezed to a square.
+
+    V = round(seconds * rate), at least 1; `seconds` None reads to the end. Before the first picture
+    the first is shown, after the last the last.
+    """
+    with open_source(path, limits) as source:
+        video = source.need_video()
+        length = source.seconds(video) - start if seconds is None else seconds
+        times = [start + i / rate for i in range(max(1, round(length * rate)))]
+        pictures = np.empty((len(times), size, size, 3), np.uint8)
+        scale = VideoReformatter()
+        filled = 0
+        for first, last in _runs(times, keyframes(source)):
+            for begin, end, frame in _shown(_frames_from(source, video, times[first]), times, first, last):
+                pictures[begin:end] = _picture(scale, frame, size)
+                filled = end
+        if filled < len(times):
+            raise MediaError(path, "no frames could be decoded")
+        return pictures
+
+
+def seek_plan(times: Sequence[float], keyframes: Sequence[float]) -> Literal["seek", "scan"]:
+    """The cheaper way to the pictures at `times` (sorted), in seconds of video to decode.
+
+    "seek": from the keyframe before each time, once for times that share it.
+    "scan": everything from the keyframe before the first time to the last time.
+    """
+    groups = _groups(times, keyframes)
+    if len(groups) <= 1:
+        return "scan"
+    seek = sum(_SEEK_COST_S + times[last - 1] - keyframe for keyframe, _, last in groups)
+    scan = _SEEK_COST_S + times[-1] - groups[0][0]
+    return "seek" if seek < scan else "scan"
+
+
+def _groups(times: Sequence[float], keyframes: Sequence[float]) -> list[tuple[float, int, int]]:
+    """(keyframe, first, last) for each range of `times` that lie after the same keyframe."""
+    if not keyframes:
+        return []
+    places = np.maximum(np.searchsorted(keyframes, times, side="right") - 1, 0)
+    edges = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(times)]
+    return [(keyframes[places[first]], first, last) for first, last in pairwise(edges)]
+
+
+def _runs(times: Sequence[float], keyframes: Sequence[float]) -> list[tuple[int, int]]:
+    """Ranges of `times` to read in one go each."""
+    if seek_plan(times, keyframes) == "scan":
+        return [(0, len(times))]
+    return [(first, last) for _, first, last in _groups(times, keyframes)]
+
+
+def _frames_from(source: Source, stream: Stream, time: float) -> Iterator[Timed]:
+    """Frames of `stream` in order, from one at or before `time` on.
+
+    Where a seek lands is not trusted (indexes hold decoding times, open groups of pictures lose their
+    first ones, sound may lie far from its picture): it counts only when its first frame is early
+    enough. The start of the file is the last resort.
+    """
+    if source.seekable:
+        for target in (max(0.0, time - back) for back in _STEPS_BACK_S):
+            try:
+                source.seek(target)
+            except FFmpegError:
+                break
+            found = timed(source, stream, after_seek=True)
+            first = next(found, None)
+            if first is not None and first[0] <= time + _ROUNDING_S:
+                yield from chain([first], found)
+                return
+    with open_source(source.path, source.limits) as fresh:
+        yield from timed(fresh, fresh.container.streams[stream.index])
+
+
+def timed(source: Source, stream: Stream, after_seek: bool = False) -> Iterator[Timed]:
+    """Frames of `stream` in order with their times.
+
+    Where the file does not tell them (AVI, damaged files), a picture follows the one before by the
+    average interval. The first of them takes its decoding time, which is right for a keyframe only.
+    """
+    interval = 1 / frame_rate(source) if stream is source.video else 0.0
+    time = None
+    for frame in decoded(source, stream, after_seek):
+        if frame.pts is not None and source.tells_when_shown:
+            time = in_seconds(frame.pts, frame.time_base) - source.zero
+        elif time is not None:
+            time += interval
+        else:
+            time = 0.0 if frame.dts is None else in_seconds(frame.dts, frame.time_base) - source.zero
+        yield time, frame
+
+
+def _shown(
+    pictures: Iterable[Timed], times: Sequence[float], first: int, last: int
+) -> Iterator[tuple[int, int, VideoFrame]]:
+    """(begin, end, picture) for each picture that is on screen at times[begin:end], within times[first:last]."""
+    current = None
+    for time, frame in pictures:
+        if current is not None:
+            end = bisect_left(times, time - _ROUNDING_S, first, last)
+            if end > first:
+                yield first, end, current
+                first = end
+            if first == last:
+                return
+        current = frame
+    if current is not None:
+        yield first, last, current
+
+
+def _picture(scale: VideoReformatter, frame: VideoFrame, size: int) -> np.ndarray:
+    """The whole of `frame` as [size, size, 3]; by area where it shrinks, so that nothing flickers."""
+    shrinks = frame.width * frame.height >= size * size
+    square = scale.reformat(frame, size, size, "rgb24", interpolation="AREA" if shrinks else "BICUBIC")
+    return upright(square.to_ndarray(), frame)
+
+
+def waveform(
+    path: Path, limits: MediaConfig, rate: int, start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
+    """The soundtrack as float32 [T] in [-1, 1], T = round(seconds * rate); None reads to the video's end.
+
+    Channels are mixed to one by FFmpeg's standard weights, scaled so that they sum to 1 (stereo: the
+    average). Silence stands where the soundtrack has none.
+    """
+    with open_source(path, limits) as source:
+        audio = source.need_audio()
+        clock = source.video or audio
+        length = source.seconds(clock) - start if seconds is None else seconds
+        samples = np.zeros(max(0, round(length * rate)), np.float32)
+        heard = (frame for _, frame in _frames_from(source, audio, max(0.0, start - _AUDIO_RUN_UP_S)))
+        for place, part in _placed(_mono(heard, rate), rate, source.zero + start):
+            if place >= len(samples):
+                break
+            part = part[max(0, -place) : len(samples) - place]
+            samples[max(0, place) : max(0, place) + len(part)] = part
+        return np.clip(samples, -1, 1, out=samples)
+
+
+def _mono(frames: Iterable[AudioFrame], rate: int) -> Iterator[AudioFrame]:
+    """Frames as mono float at `rate`; a soundtrack may change its format on the way."""
+    for _, alike in groupby(frames, key=lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
+        resampler = av.AudioResampler("flt", "mono", rate, options={"rematrix_maxval": "1.0"})
+        for frame in chain(alike, [None]):
+            yield from filter(None, resampler.resample(frame))
+
+
+def _placed(frames: Iterable[AudioFrame], rate: int, zero: float) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, samples [n]), position in samples after `zero`.
+
+    Timestamps rounded to a millisecond would tear the wave if they were followed to the letter:
+    only the first, and one that jumps, sets the position.
+    """
+    place = None
+    for frame in frames:
+        samples = frame.to_ndarray()[0]
+        if frame.pts is not None:
+            stamped = round((in_seconds(frame.pts, frame.time_base) - zero) * rate)
+            place = stamped if place is None or abs(stamped - place) > _GAP_S * rate else place
+        place = place or 0
+        yield place, samples
+        place += len(samples)
