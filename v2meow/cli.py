@@ -1,0 +1,263 @@
+"""The `v2meow` command: arguments in, one call into the package, a few lines out.
+
+A command imports the code behind it when it runs, so that `--help` is instant and a step pays
+only for its own libraries. Errors that a person can mend end in one line on standard error.
+"""
+
+import sys
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from v2meow.cli_models import WorkspaceOption, chosen_workspace
+from v2meow.cli_models import app as models_app
+from v2meow.config import STAGES
+from v2meow.demo import CATALOGUE_VIDEOS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""
+Music for a silent video: train on a catalogue of music videos, then score any video.
+
+[bold]Try it[/bold] in minutes, on a CPU, with nothing to download:  v2meow demo
+
+[bold]With your own catalogue[/bold], in a workspace (a git + DVC folder):
+
+  v2meow init shop                  make the workspace
+  cp -r MY_VIDEOS/. shop/data/raw/  add music videos
+  cd shop && v2meow run             run every step that is out of date
+  v2meow generate VIDEO -o OUT.mp4  score a video with the model
+
+A NAME.json beside NAME.mp4 may say {"caption": "slow piano at dusk"}.
+
+[bold]The steps[/bold], in their order:
+
+  ingest → validate → fit codec|semantic|joint → extract → check-features
+  → train semantic|coarse|fine → evaluate → gate
+
+A model that passed its gate goes through staging to production: v2meow models.
+""",
+)
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+_PROJECT, _STEPS, _MODELS = "Projects", "Steps, as `v2meow run` runs them", "Models and music"
+app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
+
+
+class Encoder(StrEnum):
+    codec = "codec"
+    semantic = "semantic"
+    joint = "joint"
+
+
+Stage = StrEnum("Stage", STAGES)
+
+
+def main() -> None:
+    """The console entry: exit status 1 for what a person can mend, 2 for usage, 130 for Ctrl-C."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("v2meow"):
+            raise
+        _fail(f"{error.name} is not installed: this command needs v2meow's extra `pipeline`, v2meow[pipeline]")
+    except Exception as error:
+        if not _is_for_people(error):
+            raise
+        _fail(_one_line(error))
+
+
+@app.command(rich_help_panel=_PROJECT)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    recipe: Annotated[str, typer.Option(help="A built-in recipe by name, or a YAML file.")] = "nano",
+) -> None:
+    """Make a workspace: git, DVC, the pipeline and a recipe. Repeating it changes nothing."""
+    from v2meow import workspace
+
+    if workspace.init(folder, recipe):
+        print(f"{folder} is ready: put videos into {folder / 'data' / 'raw'}, then `v2meow run --workspace {folder}`")
+    else:
+        print(f"{folder} is a workspace already; left as it is")
+
+
+@app.command(rich_help_panel=_PROJECT)
+def synth(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the videos go.")],
+    videos: Annotated[int, typer.Option(min=2, help="How many videos.")] = CATALOGUE_VIDEOS,
+    seed: Annotated[int, typer.Option(help="Another seed makes another catalogue.")] = 0,
+) -> None:
+    """Make a synthetic catalogue whose music follows the picture in a known way."""
+    from v2meow.data import synthetic
+    from v2meow.workspace import watch_owner
+
+    watch_owner()
+    synthetic.make(folder, seed, videos)
+    print(f"videos: {folder}")
+
+
+@app.command(rich_help_panel=_PROJECT)
+def run(
+    steps: Annotated[
+        list[str] | None, typer.Argument(metavar="[STEP]...", help="Default: all. What a step depends on is included.")
+    ] = None,
+    folder: WorkspaceOption = None,
+) -> None:
+    """Run the steps that are out of date, such as `train@coarse`, through DVC; the rest is left alone."""
+    from v2meow import live, workspace
+
+    place = chosen_workspace(folder)
+    with workspace.owned(place):
+        names = workspace.with_dependencies(place, steps or workspace.stages(place))
+        with live.shown(names) as show:
+            ran = workspace.run_stale(place, names, show)
+        workspace.snapshot(place, f"Run {', '.join(ran)}" if ran else "Recipe and reports")
+    print(f"{len(ran)} of {len(names)} steps ran, {len(names) - len(ran)} were up to date")
+
+
+@app.command(rich_help_panel=_PROJECT)
+def report(folder: WorkspaceOption = None) -> None:
+    """Write reports/report.html: catalogue, losses, metrics, samples to listen to, the verdict."""
+    place = chosen_workspace(folder)
+    from v2meow.evaluate import report as page
+
+    print(page.write(place))
+
+
+@app.command(rich_help_panel=_PROJECT)
+def demo(
+    videos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Your own music videos instead of the synthetic catalogue.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The workspace to make, or to go on with.")] = Path(
+        "v2meow-demo"
+    ),
+) -> None:
+    """The whole life of a model in minutes: catalogue, training, evaluation, registry, a scored video.
+
+    Exit status 1 when the model did not pass its gate; its files are there all the same.
+    """
+    from v2meow import demo as life
+
+    raise typer.Exit(0 if life.demo(videos, out) else 1)
+
+
+@app.command(rich_help_panel=_STEPS)
+def ingest(folder: WorkspaceOption = None) -> None:
+    """Cut the videos under data/raw into clips; list what was rejected, and why."""
+    _step("v2meow.data.clips", "run", folder)
+
+
+@app.command(rich_help_panel=_STEPS)
+def validate(folder: WorkspaceOption = None) -> None:
+    """Check the catalogue against what the recipe demands."""
+    _step("v2meow.data.checks", "validate", folder)
+
+
+@app.command(rich_help_panel=_STEPS)
+def fit(encoder: Encoder, folder: WorkspaceOption = None) -> None:
+    """Fit one encoder on the training clips."""
+    _step("v2meow.train.fit", "run", folder, encoder.value)
+
+
+@app.command(rich_help_panel=_STEPS)
+def extract(folder: WorkspaceOption = None) -> None:
+    """Turn every clip into features and ids."""
+    _step("v2meow.data.extract", "run", folder)
+
+
+@app.command(rich_help_panel=_STEPS)
+def check_features(folder: WorkspaceOption = None) -> None:
+    """Check the features and ids that the models will learn from."""
+    _step("v2meow.data.checks", "check_features", folder)
+
+
+@app.command(rich_help_panel=_STEPS)
+def train(stage: Stage, folder: WorkspaceOption = None) -> None:
+    """Train one stage of the cascade."""
+    _step("v2meow.train.step", "run", folder, stage.value)
+
+
+@app.command(rich_help_panel=_STEPS)
+def evaluate(folder: WorkspaceOption = None) -> None:
+    """Score held-out videos, measure the music, and assemble the bundle."""
+    _step("v2meow.evaluate.step", "run", folder)
+
+
+@app.command(rich_help_panel=_STEPS)
+def gate(folder: WorkspaceOption = None) -> None:
+    """Compare the metrics with the recipe's criteria; the verdict is written, passed or not."""
+    _step("v2meow.evaluate.gate", "run", folder)
+
+
+@app.command(rich_help_panel=_MODELS)
+def generate(
+    video: Annotated[Path, typer.Argument(help="The video to score; its own soundtrack is ignored.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.mp4", help="The scored video.")],
+    prompt: Annotated[str | None, typer.Option(help="What the music should be like.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|NAME@STAGE", help="Default: the workspace's production, staging or latest model."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the video.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other music.")] = 0,
+    wav: Annotated[bool, typer.Option("--wav", help="Also write the music alone, as OUT.wav.")] = False,
+    folder: WorkspaceOption = None,
+) -> None:
+    """Generate music for a video."""
+    from v2meow import release
+    from v2meow.workspace import watch_owner
+
+    watch_owner()
+    bundle = release.find_model(
+        model, folder and chosen_workspace(folder)
+    )  # before torch: a missing model shows at once
+    from v2meow.generate import pipeline
+
+    _print_figures(pipeline.generate_file(video, out, bundle, prompt, seconds, seed, wav=wav))
+
+
+def _step(module: str, function: str, folder: Path | None, *names: str) -> None:
+    """Run one step in the workspace and print its figures. It ends when whoever drives the workspace dies."""
+    from v2meow.config import load_recipe
+    from v2meow.workspace import watch_owner
+
+    watch_owner()
+    place = chosen_workspace(folder)
+    recipe = load_recipe(place / "recipe.yaml")
+    _print_figures(getattr(import_module(module), function)(*names, recipe, place))
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    for name, value in figures.items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _is_for_people(error: Exception) -> bool:
+    """Whether the message alone tells what to mend: our own errors, and the operating system's."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "v2meow"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    head, *rest = (line.strip() for line in str(error).splitlines())
+    return f"{head} {'; '.join(rest)}".strip()
+
+
+if __name__ == "__main__":
+    main()
