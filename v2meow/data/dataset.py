@@ -1,0 +1,101 @@
+"""Examples in memory, and the order in which training sees them.
+
+The order is a pure function of (seed, step): nothing to save, and the same on every machine.
+Legend: N clips, K levels, T frames.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from v2meow.config import Recipe
+from v2meow.data.manifest import EXAMPLES, DataError, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """All examples of one split, in the order of their clip ids.
+
+    semantic [N, 1, Ts], codes [N, K, T], visual: per extractor [N, V, width], joint [N, width];
+    `attributes` is JSON text a clip, `caption` may be empty.
+    """
+
+    clip_id: list[str]
+    video_id: list[str]
+    caption: list[str]
+    attributes: list[str]
+    semantic: Tensor
+    codes: Tensor
+    visual: tuple[Tensor, ...]
+    joint: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def select(self, rows: list[int]) -> "Examples":
+        """The examples of the given row numbers."""
+        picked = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                picked[field.name] = [value[row] for row in rows]
+            else:
+                picked[field.name] = tuple(part[rows] for part in value) if isinstance(value, tuple) else value[rows]
+        return Examples(**picked)
+
+
+def schema(recipe: Recipe) -> pa.Schema:
+    """Columns of an examples file; arrays are flattened, their shapes follow from the recipe."""
+    features = [(f"visual_{extractor.kind}", pa.list_(pa.float32())) for extractor in recipe.visual]
+    text = [(name, pa.string()) for name in ("clip_id", "video_id", "split", "caption", "attributes")]
+    ids = [("semantic", pa.list_(pa.int32())), ("codes", pa.list_(pa.int32()))]
+    return pa.schema([*text, *ids, *features, ("joint", pa.list_(pa.float32()))])
+
+
+def read_examples(recipe: Recipe, workspace: Path, split: Split) -> Examples:
+    """The examples of a split. DataError when there are none."""
+    files = sorted((workspace / EXAMPLES).glob("*.parquet"))
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        table = pq.ParquetFile(file).read()
+        rows += [row for row in table.to_pylist() if row["split"] == split]
+    if not rows:
+        raise DataError(f"no {split} examples in {workspace / EXAMPLES}: run `v2meow extract` first")
+    rows.sort(key=lambda row: row["clip_id"])
+
+    def column(name: str, dtype: type) -> Tensor:
+        return torch.from_numpy(np.array([row[name] for row in rows], dtype))
+
+    return Examples(
+        **{name: [row[name] for row in rows] for name in ("clip_id", "video_id", "caption", "attributes")},
+        semantic=column("semantic", np.int64)[:, None],
+        codes=column("codes", np.int64).unflatten(1, (recipe.codec.levels, -1)),
+        visual=tuple(
+            column(f"visual_{extractor.kind}", np.float32).unflatten(
+                1, (round(recipe.data.clip_seconds * extractor.rate), -1)
+            )
+            for extractor in recipe.visual
+        ),
+        joint=column("joint", np.float32),
+    )
+
+
+def order(count: int, batch: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """(step, row numbers [batch]) without end: every row once an epoch, shuffled by (seed, epoch).
+
+    Batches run on across the end of an epoch, so that catalogues smaller than a batch work too.
+    """
+    step, epoch, rows = 0, 0, torch.empty(0, dtype=torch.long)
+    while True:
+        while len(rows) < batch:
+            shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            rows, epoch = torch.cat((rows, torch.randperm(count, generator=shuffle))), epoch + 1
+        yield step, rows[:batch]
+        step, rows = step + 1, rows[batch:]

@@ -1,0 +1,1 @@
+"""Frozen extractors: what turns pictures, sound and words into features and ids, and ids into sound."""

@@ -1,0 +1,90 @@
+"""Visual features without weights: colour, edges, motion and cuts of small frames.
+
+Chosen for what music follows in a picture and for contrast invariance: speed is measured as normal
+flow (frame difference over gradient), so that a dim object counts as much as a bright one.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+HUES, EDGES, DIRECTIONS, GRID = 12, 12, 8, 4
+WIDTH = 6 + HUES + EDGES + 1 + DIRECTIONS + 5 + GRID * GRID
+
+
+@torch.inference_mode()
+def motion(frames: np.ndarray) -> np.ndarray:
+    """Features float32 [V, WIDTH] of RGB frames uint8 [V, S, S, 3], one row a frame.
+
+    Motion of frame i is measured against frame i - 1; the first frame takes the motion of the second.
+    """
+    assert frames.ndim == 4, frames.shape
+    assert frames.shape[3] == 3, frames.shape
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255  # [V, 3, S, S]
+    grey = pictures.mean(1)
+    horizontal, vertical = _gradient(grey)
+    parts = (
+        pictures.mean((2, 3)),
+        pictures.std((2, 3)),
+        _hues(pictures),
+        _edge_orientations(horizontal, vertical),
+        _movement(grey, horizontal, vertical),
+        F.adaptive_avg_pool2d(grey[:, None], GRID).flatten(1),
+    )
+    return torch.cat(parts, dim=1).numpy()
+
+
+def _gradient(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences [V, S, S] of slightly blurred frames: compression noise is no edge."""
+    blurred = F.avg_pool2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    padded = F.pad(blurred[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+
+
+def _histogram(angle: Tensor, weight: Tensor, bins: int, period: float) -> Tensor:
+    """Circular histogram [V, bins] of angles [V, …] with linear interpolation between bins, summing to 1."""
+    place = (angle / period * bins).flatten(1) % bins
+    weight, low = weight.flatten(1), place.floor()
+    share = place - low
+    out = torch.zeros(len(place), bins)
+    out.scatter_add_(1, low.long() % bins, weight * (1 - share))
+    out.scatter_add_(1, (low.long() + 1) % bins, weight * share)
+    return out / out.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def _hues(pictures: Tensor) -> Tensor:
+    """Hue histogram [V, HUES], weighted by chroma, so that grey pixels do not vote."""
+    red, green, blue = pictures.unbind(1)
+    chroma = pictures.amax(1) - pictures.amin(1)
+    hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue)
+    return _histogram(hue, chroma, HUES, 2 * torch.pi)
+
+
+def _edge_orientations(horizontal: Tensor, vertical: Tensor) -> Tensor:
+    """Histogram of unsigned edge orientations and the log of the mean edge strength: [V, EDGES + 1]."""
+    strength = torch.hypot(horizontal, vertical)
+    histogram = _histogram(torch.atan2(vertical, horizontal), strength.square(), EDGES, torch.pi)
+    return torch.cat((histogram, torch.log(strength.mean((1, 2), keepdim=True)[:, 0] + 1e-4)), dim=1)
+
+
+def _movement(grey: Tensor, horizontal: Tensor, vertical: Tensor) -> Tensor:
+    """Direction histogram, speed, moving share, difference, signed change and cut score: [V, DIRECTIONS + 5]."""
+    change = torch.diff(grey, dim=0, prepend=grey[:1])
+    strength = torch.hypot(horizontal, vertical)
+    edge = strength > 0.02
+    speed = (change.abs() / strength.clamp(min=0.02)) * edge  # pixels a frame along the gradient
+    sign = -torch.sign(change)
+    directions = _histogram(torch.atan2(sign * vertical, sign * horizontal), speed, DIRECTIONS, 2 * torch.pi)
+    moving = (change.abs() > 0.02).float().mean((1, 2))
+    levels = torch.stack([torch.histc(picture, 16, 0, 1) for picture in grey]) / grey[0].numel()
+    cut = torch.diff(levels, dim=0, prepend=levels[:1]).abs().sum(1)
+    speed = speed.sum((1, 2)) / edge.sum((1, 2)).clamp(min=1)
+    figures = torch.stack((speed, moving, change.abs().mean((1, 2)), change.mean((1, 2)), cut), dim=1)
+    rows = torch.cat((directions, figures), dim=1)
+    if len(rows) > 1:
+        rows[0] = rows[1]
+    return rows
+
+
+EXTRACTORS = {"motion": motion}  # by the kind that a recipe names

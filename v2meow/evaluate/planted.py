@@ -1,0 +1,55 @@
+"""Planted-truth measures: does generated music have the tempo, mode, timbre and energy its video asks for?
+
+For catalogues whose attributes tell the truth, as the synthetic one's do. Each measure is compared
+with wrong videos, and with its ceiling: what it finds in the real soundtracks after the codec.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from v2meow.data.synthetic import Factors, read_factors
+from v2meow.evaluate import listen
+from v2meow.evaluate.agreement import correlation_scores, equal_scores, permutation_test, tempo_scores
+
+TEMPO_TOLERANCE = 0.08  # share of the true tempo, octaves allowed
+
+
+def factors_of(attributes: list[str]) -> list[Factors] | None:
+    """The factors of each clip from its attributes (JSON text), or None when any clip has none."""
+    factors = [read_factors(json.loads(text)) for text in attributes]
+    return None if None in factors else factors  # type: ignore[return-value]
+
+
+class Listener:
+    """Hears the factors in audio. Its timbre classifier is fitted on labelled music."""
+
+    def __init__(self, waveforms: Tensor, factors: list[Factors], sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._timbre = listen.fit_timbre(waveforms, [factor.timbre for factor in factors], sample_rate)
+
+    def scores(self, waveforms: Tensor, factors: list[Factors]) -> dict[str, np.ndarray]:
+        """For each factor, how well music i [N, T] goes with video j: [N, N]."""
+        timbres = list(self._timbre.predict(listen.timbre_features(waveforms, self.sample_rate)))
+        energies = np.array([factor.energy for factor in factors])
+        tempi = np.array([factor.tempo for factor in factors])
+        return {
+            "timbre": equal_scores(timbres, [factor.timbre for factor in factors]),
+            "energy": correlation_scores(listen.level_dbfs(waveforms), energies),
+            "tempo": tempo_scores(listen.tempo(waveforms, self.sample_rate), tempi, TEMPO_TOLERANCE),
+            "mode": equal_scores(listen.mode(waveforms, self.sample_rate), [factor.mode for factor in factors]),
+        }
+
+
+def measure(
+    listener: Listener, generated: Tensor, real: Tensor, factors: list[Factors], *, permutations: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """For each factor the agreement of generated music [N, T] with its videos, and the real music's as `ceiling`."""
+    ceilings = listener.scores(real, factors)
+    return {
+        name: asdict(permutation_test(scores, permutations, seed)) | {"ceiling": float(np.diag(ceilings[name]).mean())}
+        for name, scores in listener.scores(generated, factors).items()
+    }

@@ -1,0 +1,1 @@
+"""Generation: from features of a video to a waveform. Knows neither data sets nor training."""

@@ -1,0 +1,25 @@
+"""Windows that advance over music of any length, carrying context over from one to the next."""
+
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """Frames `start` … `end` - 1, of which those before `fresh` are already known."""
+
+    start: int
+    end: int
+    fresh: int
+
+
+def advance(total: int, window: int, context: int) -> list[Window]:
+    """Windows of at most `window` frames that cover `total` frames; each begins `context` frames before its new ones.
+
+    The last one is moved back so that it is as long as the others.
+    """
+    assert 0 <= context < window, (context, window)
+    windows, fresh = [], 0
+    while fresh < total:
+        end = min(total, max(0, fresh - context) + window)
+        windows.append(Window(max(0, end - window), end, fresh))
+        fresh = end
+    return windows

@@ -1,0 +1,1 @@
+"""The model: one token language model for three stages. No optimizer, disk, cluster or sampling."""

@@ -1,0 +1,29 @@
+"""A stage on disk: a model folder whose config.json is the StageSpec."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from v2meow import weights
+from v2meow.model.lm import StageSpec, Stream, TokenLM, VisualInput
+
+
+def save_stage(folder: Path, model: TokenLM, metrics: dict[str, Any]) -> None:
+    """Write a stage's model folder."""
+    weights.save(folder, model, dataclasses.asdict(model.spec), metrics)
+
+
+def load_stage(folder: Path) -> TokenLM:
+    """A stage from its folder, in evaluation mode on the CPU."""
+    model = TokenLM(_spec(weights.read_config(folder), folder))
+    weights.load_into(model, folder)
+    return model.eval()
+
+
+def _spec(config: dict[str, Any], folder: Path) -> StageSpec:
+    try:
+        streams = {key: Stream(**config[key]) for key in ("target", "prefix") if config[key]}
+        visual = tuple(VisualInput(**entry) for entry in config["visual"])
+        return StageSpec(**{**config, "prefix": None, **streams, "visual": visual})
+    except (KeyError, TypeError) as error:
+        raise weights.ModelError(f"{folder / weights.CONFIG} does not describe a stage: {error}") from error

@@ -1,0 +1,135 @@
+"""Pre-norm transformer layers with rotary positions in time and an explicit key-value cache.
+
+Positions are times, not indices: a query at 1.20 s meets a key at 1.20 s at rotary distance zero
+whatever the rates of the two sequences, in self- and in cross-attention. This is what aligns
+visual frames (10 Hz), semantic ids (25 Hz) and codec frames (50 Hz) without learning an alignment.
+
+Legend: B batch, S sequence, M memory, D width, H heads. Nothing here knows what a token is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+POSITIONS_PER_SECOND = 50.0
+ROTARY_BASE = 10_000.0
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of one attention, [B, H, capacity, D / H], of which `length` are filled."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write behind what is there and return views of all that is filled."""
+        end = self.length + keys.shape[2]
+        assert end <= self.keys.shape[2], (end, self.keys.shape)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def rotary(times: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [S, head_width / 2] for `times` [S] in seconds (RoFormer, arXiv 2104.09864)."""
+    exponent = torch.arange(0, head_width, 2, device=times.device, dtype=torch.float32) / head_width
+    angle = times.float()[:, None] * POSITIONS_PER_SECOND * ROTARY_BASE**-exponent
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys [B, H, S, D / H] by their positions."""
+    cos, sin = angles
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, causal or not."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], *, causal: bool, cache: KeyValues | None = None
+    ) -> Tensor:
+        """x [B, S, D] → [B, S, D]. With a cache, x continues what the cache holds."""
+        query, key, value = (_split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        query, key = rotate(query, angles), rotate(key, angles)
+        past = cache.length if cache else 0
+        if cache:
+            key, value = cache.append(key, value)
+        mask = None
+        if causal and past and query.shape[2] > 1:  # several steps behind a cache: the causal square is off centre
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=x.device).tril(past)
+        square = causal and not past and query.shape[2] > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=square)
+        return self.out(_join(mixed))
+
+
+class CrossAttention(nn.Module):
+    """Attention to a memory whose keys and values are projected once."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, memory: Tensor, angles: tuple[Tensor, Tensor]) -> KeyValues:
+        """Keys and values of the memory [B, M, D]."""
+        key, value = (_split(part, self.heads) for part in self.key_value(memory).chunk(2, dim=-1))
+        return KeyValues(rotate(key, angles), value, memory.shape[1])
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: KeyValues) -> Tensor:
+        query = rotate(_split(self.query(x), self.heads), angles)
+        return self.out(_join(F.scaled_dot_product_attention(query, memory.keys, memory.values)))
+
+
+class Block(nn.Module):
+    """Self-attention, optional cross-attention, feed-forward; each behind a norm and added back."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, *, cross: bool) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = nn.RMSNorm(width), SelfAttention(width, heads)
+        self.norm_cross = nn.RMSNorm(width) if cross else None
+        self.cross = CrossAttention(width, heads) if cross else None
+        self.norm_feed = nn.RMSNorm(width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, feed_forward, bias=False), nn.GELU(), nn.Linear(feed_forward, width, bias=False)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        *,
+        causal: bool,
+        cache: KeyValues | None = None,
+        memory: KeyValues | None = None,
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_attention(x), angles, causal=causal, cache=cache))
+        if self.cross and self.norm_cross:
+            assert memory is not None, "a block with cross-attention needs a memory"
+            x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory))
+        return x + self.dropout(self.feed(self.norm_feed(x)))
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[B, S, D] → [B, H, S, D / H]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _join(x: Tensor) -> Tensor:
+    """[B, H, S, D / H] → [B, S, D]."""
+    return x.transpose(1, 2).flatten(2)
