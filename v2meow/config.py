@@ -304,7 +304,18 @@ def _inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
             found.append((key, message))
 
     codec, data, ids = recipe.codec, recipe.data, recipe.semantic_ids
+    divisors = {"codec.sample_rate": codec.sample_rate, "codec.hop": codec.hop, "semantic_ids.rate": ids.rate}
+    divisors |= {f"stages.{name}.heads": recipe.stage(name).heads for name in STAGES}
+    for key, value in divisors.items():
+        require(value > 0, key, "must be positive")
+    if found:  # the rest divides by them
+        return found
     require(data.clip_seconds > 0, "data.clip_seconds", "must be positive")
+    require(
+        round(data.clip_seconds * ids.rate, 6).is_integer(),
+        "data.clip_seconds",
+        f"must be a whole number of semantic ids, of 1/{ids.rate} s each",
+    )
     require(0 < data.hop_seconds <= data.clip_seconds, "data.hop_seconds", "must be above 0 and at most clip_seconds")
     require(0 < data.holdout < 1, "data.holdout", "must lie between 0 and 1")
     require(codec.sample_rate % codec.hop == 0, "codec.hop", f"must divide the sample rate {codec.sample_rate}")
@@ -343,6 +354,9 @@ def _inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
         require(
             stage.layers > 0 and stage.steps > 0 and stage.batch > 0, key, "layers, steps and batch must be positive"
         )
+        sampling: SamplingConfig = getattr(recipe.generate, name)
+        require(sampling.temperature > 0, f"generate.{name}.temperature", "must be positive")
+        require(0 < sampling.top_p <= 1, f"generate.{name}.top_p", "must be above 0 and at most 1")
     for i, criterion in enumerate(recipe.gate):
         require(
             (criterion.at_least is None) != (criterion.at_most is None),

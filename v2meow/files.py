@@ -15,6 +15,10 @@ from tempfile import mkdtemp
 from typing import Any
 
 
+class DamagedFileError(ValueError):
+    """A file that does not hold what its name says; the message names it."""
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it is flushed and renamed to `path` on success only.
@@ -27,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"could not write {path}: {error.strerror or error}") from error
     finally:
@@ -47,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _flush(file)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"could not write {path}: {error.strerror or error}") from error
     finally:
@@ -62,11 +66,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; ValueError naming the file when it is not JSON."""
+    """Read a JSON file; DamagedFileError naming the file when it is not JSON."""
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise DamagedFileError(f"{path} is not valid JSON: {error}") from error
 
 
 def sha256(path: Path) -> str:

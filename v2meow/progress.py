@@ -7,7 +7,7 @@ with `{"label", "done", "total", "note"}`; otherwise a Rich bar is drawn on stan
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _INTERVAL_S = 0.2
 class Progress:
     """Counts `total` units of work under one label; `advance` is cheap enough for inner loops."""
 
-    def __init__(self, label: str, total: int, show) -> None:
+    def __init__(self, label: str, total: int, show: Callable[["Progress", str], None]) -> None:
         self.label, self.total, self.done = label, total, 0
         self._show, self._shown_at = show, 0.0
 
@@ -48,7 +48,7 @@ def progress(label: str, total: int) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(label, total=total, note="")
@@ -59,4 +59,4 @@ def _write(file: Path, state: Progress, note: str) -> None:
     """Replace the file whole, so that its reader never sees half a line."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps({"label": state.label, "done": state.done, "total": state.total, "note": note}))
-    os.replace(temporary, file)
+    temporary.replace(file)

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import nn
 
 from v2meow.files import atomic_folder, read_json, write_json
@@ -17,10 +18,13 @@ class ModelError(ValueError):
 
 
 def save(folder: Path, module: nn.Module, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Write a model folder whole: it takes the place of an older one only when all of it is there."""
+    """Write a model folder whole: it takes the place of an older one only when all of it is there.
+
+    Raises ModelError or OSError naming the file when the disk is full.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_folder(folder) as temporary:
-        save_file(weights, temporary / WEIGHTS)
+        (temporary / WEIGHTS).write_bytes(serialised(weights))  # save_file hides a full disk in an error of its own
         write_json(temporary / METRICS, metrics)
         write_json(temporary / CONFIG, config)
 

@@ -11,12 +11,12 @@ Legend: B batch, T samples, F frames, K levels.
 
 import math
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from encodec.modules.conv import SConv1d, SConvTranspose1d
 from encodec.modules.seanet import SEANetResnetBlock
-from encodec.quantization import ResidualVectorQuantizer
+from encodec.quantization.vq import ResidualVectorQuantizer
 from torch import Tensor, nn
 
 from v2meow import weights
@@ -28,6 +28,10 @@ _SOFTEN = 1e-5  # keeps the slope of the companding finite at zero
 
 class Codec(nn.Module):
     """`encode` and `decode` are exact inverses in length: F = T / hop frames."""
+
+    analysis: Any  # the package has no types
+    synthesis: Any
+    quantizer: Any
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class Codec(nn.Module):
 
     def _fix_transform(self, hop: int) -> None:
         """MDCT basis with a sine window (Princen-Bradley): overlap-add of the inverse restores the signal."""
-        sample, band = torch.arange(2 * hop) + 0.5, torch.arange(hop) + 0.5
+        sample, band = (torch.arange(length, dtype=torch.float64) + 0.5 for length in (2 * hop, hop))
         basis = torch.cos(math.pi / hop * band[:, None] * (sample + hop / 2)) * torch.sin(math.pi * sample / (2 * hop))
         with torch.no_grad():
             self.analysis.conv.conv.weight.copy_(basis[:, None] * math.sqrt(2 / hop))
@@ -109,28 +113,18 @@ class Codec(nn.Module):
 
 def _identity_blocks(width: int, count: int) -> nn.Sequential:
     """Causal SEANet residual blocks whose last convolution starts at zero."""
+    common = {"causal": True, "norm": "none", "pad_mode": "constant", "true_skip": True}
     blocks = nn.Sequential(
-        *(
-            SEANetResnetBlock(
-                width,
-                kernel_sizes=[3, 1],
-                dilations=[2**i, 1],
-                causal=True,
-                norm="none",
-                pad_mode="constant",
-                true_skip=True,
-            )
-            for i in range(count)
-        )
+        *(SEANetResnetBlock(width, kernel_sizes=[3, 1], dilations=[2**i, 1], **common) for i in range(count))
     )
-    for block in blocks:
-        for parameter in block.block[-1].parameters():
+    for last in (block.block[-1] for block in blocks):  # type: ignore[union-attr]
+        for parameter in last.parameters():  # type: ignore[union-attr]
             nn.init.zeros_(parameter)
     return blocks
 
 
 def _kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm: centroids [clusters, D] and the nearest of each point [N]. Empty clusters restart at a point."""
+    """Lloyd's algorithm: centroids [clusters, D] and the nearest of each point [N]. Empty ones restart at a point."""
     pick = torch.randint(0, len(points), (clusters,), generator=generator)
     centroids = points[pick].clone()
     for _ in range(_KMEANS_ROUNDS):

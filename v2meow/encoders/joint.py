@@ -64,7 +64,9 @@ class TwoTower(nn.Module):
         """Texts → [B, width]."""
         buckets = [_buckets(text, self.config.text_buckets) for text in texts]
         offsets = torch.tensor([0, *(len(b) for b in buckets[:-1])]).cumsum(0)
-        return F.normalize(self.text(self.words(torch.tensor(sum(buckets, [])), offsets)), dim=-1)
+        return F.normalize(
+            self.text(self.words(torch.tensor([bucket for text in buckets for bucket in text]), offsets)), dim=-1
+        )
 
     def loss(self, features: Tensor, texts: list[str]) -> Tensor:
         """Symmetric contrastive loss (CLIP, arXiv 2103.00020) of B pairs; equal captions count as matches."""

@@ -51,7 +51,7 @@ class SemanticIds(nn.Module):
                 f"semantic_ids.clusters: {self.config.clusters} clusters need as many audio frames, "
                 f"the catalogue has {len(frames)}: add videos or lower the number"
             )
-        means = MiniBatchKMeans(self.config.clusters, random_state=seed, batch_size=4096, n_init=1, max_iter=30)
+        means = MiniBatchKMeans(self.config.clusters, random_state=seed, batch_size=4096, max_iter=30)
         means.fit(frames.numpy())
         self.centroids.copy_(torch.from_numpy(means.cluster_centers_))
         return float(means.inertia_) / len(frames)

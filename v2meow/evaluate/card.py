@@ -16,7 +16,8 @@ Music for silent video: a cascade of three token language models (arXiv 2305.065
 |---|---|---|
 {stages}
 
-- **Learnt from** {train} videos ({clips} clips of {seconds:g} s); {holdout} videos were held out by the hash of their content.
+- **Learnt from** {train} videos; {holdout} were held out by the hash of their content ({clips} clips of
+  {seconds:g} s in all).
 - **Sound**: {sample_rate} Hz mono, {kilobits:.1f} kbit/s codec.
 - **Text prompts**: {text}.
 - **Use**: `v2meow generate VIDEO -o OUT.mp4 --model THIS_FOLDER`.

@@ -46,7 +46,7 @@ def tempo(waveforms: Tensor, sample_rate: int) -> np.ndarray:
 
 
 def mode(waveforms: Tensor, sample_rate: int) -> list[str]:
-    """"major" or "minor" of each of [N, T]: the better of the 24 key profiles on the chroma."""
+    """The mode of each of [N, T], "major" or "minor": the better of the 24 key profiles on the chroma."""
     chroma = _chroma(waveforms, sample_rate)
     chroma = (chroma - chroma.mean(1, keepdims=True)) / (chroma.std(1, keepdims=True) + 1e-9)
 

@@ -1,7 +1,6 @@
 """The step `evaluate`: assemble the bundle, let it score held-out videos, and measure what it made."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +177,12 @@ def _figures(folder: Path) -> dict[str, Any]:
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     """The few figures that are printed."""
-    figures = {"videos": metrics["videos"], **metrics["audio"], "semantic_margin": metrics["loss"]["semantic"]["margin"]}
+    figures = {
+        "videos": metrics["videos"],
+        **metrics["audio"],
+        "semantic_margin": metrics["loss"]["semantic"]["margin"],
+    }
     for name, found in (metrics["planted"] or {}).items():
-        figures[name] = f"{found['right']:.2f} with the right video, {found['wrong']:.2f} with wrong ones, p = {found['p_value']:.2g}"
+        text = "{right:.2f} with the right video, {wrong:.2f} with wrong ones, p = {p_value:.2g}"
+        figures[name] = text.format(**found)
     return figures

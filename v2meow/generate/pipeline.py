@@ -22,7 +22,7 @@ from v2meow.encoders.joint import TwoTower
 from v2meow.encoders.visual import EXTRACTORS
 from v2meow.files import read_json
 from v2meow.generate.decode import decode
-from v2meow.generate.windows import advance
+from v2meow.generate.windows import Window, advance
 from v2meow.media import MediaError, Reader, write_wav
 from v2meow.model.io import load_stage
 from v2meow.model.lm import Conditions
@@ -106,10 +106,12 @@ class Cascade:
         length = round(self.recipe.stages.fine.window_seconds * self.recipe.codec.rate)
         for window in advance(coarse.shape[2], length, 0):
             piece = slice(window.start, window.end)
-            codes[..., piece] = self._decode("fine", Conditions(prefix=coarse[..., piece]), codes[..., piece], generators)
+            codes[..., piece] = self._decode(
+                "fine", Conditions(prefix=coarse[..., piece]), codes[..., piece], generators
+            )
         return codes
 
-    def _windows(self, stage: StageName, frames: int, rate: float):
+    def _windows(self, stage: StageName, frames: int, rate: float) -> list[Window]:
         config, context = self.recipe.stage(stage), self.recipe.generate.context_seconds
         return advance(frames, round(config.window_seconds * rate), round(context * rate))
 
@@ -140,7 +142,13 @@ def generate_file(
     if wav:
         write_wav(out.with_suffix(".wav"), waveform, rate)
     level = 10 * math.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12)
-    return {"out": str(out), "seconds": round(length, 3), "level_dbfs": round(level, 1), "seed": seed, "model": cascade.bundle[:12]}
+    return {
+        "out": str(out),
+        "seconds": round(length, 3),
+        "level_dbfs": round(level, 1),
+        "seed": seed,
+        "model": cascade.bundle[:12],
+    }
 
 
 def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:

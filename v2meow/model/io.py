@@ -22,8 +22,8 @@ def load_stage(folder: Path) -> TokenLM:
 
 def _spec(config: dict[str, Any], folder: Path) -> StageSpec:
     try:
-        streams = {key: Stream(**config[key]) for key in ("target", "prefix") if config[key]}
+        target, prefix = Stream(**config["target"]), Stream(**config["prefix"]) if config["prefix"] else None
         visual = tuple(VisualInput(**entry) for entry in config["visual"])
-        return StageSpec(**{**config, "prefix": None, **streams, "visual": visual})
+        return StageSpec(**{**config, "target": target, "prefix": prefix, "visual": visual})
     except (KeyError, TypeError) as error:
         raise weights.ModelError(f"{folder / weights.CONFIG} does not describe a stage: {error}") from error

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from v2meow.config import Recipe, StageName
 from v2meow.model.patterns import Layout, layout
-from v2meow.model.transformer import Block, KeyValues, rotary
+from v2meow.model.transformer import Block, CrossAttention, KeyValues, SelfAttention, rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,9 @@ class TokenLM(nn.Module):
         self.norm_memory = nn.RMSNorm(width) if cross else None
         self._build_conditions()
         self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention):
+                module.prefer_near()
 
     def _build_conditions(self) -> None:
         spec, width = self.spec, self.spec.width

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 POSITIONS_PER_SECOND = 50.0
 ROTARY_BASE = 10_000.0
+NEAR = 2.5  # how strongly half of the heads begin by looking at their own time
 
 
 @dataclass
@@ -49,14 +50,32 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
 
+def near_bias(width: int, heads: int) -> Tensor:
+    """Bias [width] of queries and of keys under which every second head begins by attending to its own time.
+
+    Equal constant queries and keys score NEAR^2 * sum_i cos(w_i dt) under rotary positions: highest at
+    dt = 0. Learnt from nothing, finding the prefix id of the same time takes thousands of steps; with it
+    the coarse stage follows its semantic ids after a hundred.
+    """
+    bias = torch.zeros(heads, 2, width // heads // 2)
+    bias[::2, 0] = NEAR
+    return bias.flatten()
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention, causal or not."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
+
+    @torch.no_grad()
+    def prefer_near(self) -> None:
+        """Start with half of the heads looking at what is near in time."""
+        bias = near_bias(self.qkv.in_features, self.heads)
+        self.qkv.bias.copy_(torch.cat((bias, bias, torch.zeros_like(bias))))
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], *, causal: bool, cache: KeyValues | None = None
@@ -81,9 +100,16 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width, bias=False)
+
+    @torch.no_grad()
+    def prefer_near(self) -> None:
+        """Start with half of the heads looking at what is near in time."""
+        bias = near_bias(self.query.in_features, self.heads)
+        self.query.bias.copy_(bias)
+        self.key_value.bias.copy_(torch.cat((bias, torch.zeros_like(bias))))
 
     def project(self, memory: Tensor, angles: tuple[Tensor, Tensor]) -> KeyValues:
         """Keys and values of the memory [B, M, D]."""
