@@ -4,6 +4,7 @@ A command imports the code behind it when it runs, so that `--help` is instant a
 only for its own libraries. Errors that a person can mend end in one line on standard error.
 """
 
+import os
 import sys
 from enum import StrEnum
 from importlib import import_module
@@ -60,6 +61,9 @@ Stage = StrEnum("Stage", STAGES)
 
 def main() -> None:
     """The console entry: exit status 1 for what a person can mend, 2 for usage, 130 for Ctrl-C."""
+    # OpenMP threads that spin while another process needs the core made training 60 times slower;
+    # those that soon sleep cost an eighth on an idle machine. Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except SystemExit as end:

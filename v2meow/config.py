@@ -8,6 +8,7 @@ here, so that no two files compute them differently. No torch, no I/O beyond rea
 import dataclasses
 import difflib
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -203,6 +204,9 @@ class Recipe:
     def stage(self, name: StageName) -> StageConfig:
         return getattr(self.stages, name)
 
+    def sampling(self, name: StageName) -> SamplingConfig:
+        return getattr(self.generate, name)
+
     @property
     def semantic_frames(self) -> int:
         """Semantic ids in one training clip."""
@@ -295,72 +299,71 @@ def _build_dataclass(kind: Any, value: Any, key: str, problems: list[str]) -> An
     return kind(**built) if not problems else None
 
 
+Rule = tuple[bool, str, str]  # whether it holds, the key it is about, what is asked of the key
+
+
 def _inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
-    """Keys whose values cannot work together."""
-    found: list[tuple[str, str]] = []
+    """Keys whose values cannot work together, with what is asked of them."""
+    broken = [(key, message) for holds, key, message in _divisor_rules(recipe) if not holds]
+    if broken:  # the other rules divide by these
+        return broken
+    rules = (*_data_rules(recipe), *_encoder_rules(recipe), *_stage_rules(recipe), *_gate_rules(recipe))
+    return [(key, message) for holds, key, message in rules if not holds]
 
-    def require(condition: bool, key: str, message: str) -> None:
-        if not condition:
-            found.append((key, message))
 
-    codec, data, ids = recipe.codec, recipe.data, recipe.semantic_ids
+def _divisor_rules(recipe: Recipe) -> Iterator[Rule]:
+    codec, ids = recipe.codec, recipe.semantic_ids
     divisors = {"codec.sample_rate": codec.sample_rate, "codec.hop": codec.hop, "semantic_ids.rate": ids.rate}
     divisors |= {f"stages.{name}.heads": recipe.stage(name).heads for name in STAGES}
     for key, value in divisors.items():
-        require(value > 0, key, "must be positive")
-    if found:  # the rest divides by them
-        return found
-    require(data.clip_seconds > 0, "data.clip_seconds", "must be positive")
-    require(
-        round(data.clip_seconds * ids.rate, 6).is_integer(),
-        "data.clip_seconds",
-        f"must be a whole number of semantic ids, of 1/{ids.rate} s each",
-    )
-    require(0 < data.hop_seconds <= data.clip_seconds, "data.hop_seconds", "must be above 0 and at most clip_seconds")
-    require(0 < data.holdout < 1, "data.holdout", "must lie between 0 and 1")
-    require(codec.sample_rate % codec.hop == 0, "codec.hop", f"must divide the sample rate {codec.sample_rate}")
-    require(0 < codec.companding <= 1, "codec.companding", "must be above 0 and at most 1")
-    require(codec.bins & (codec.bins - 1) == 0 and codec.bins > 1, "codec.bins", "must be a power of two")
-    require(
-        codec.sample_rate % ids.rate == 0, "semantic_ids.rate", f"must divide codec.sample_rate {codec.sample_rate}"
-    )
-    require(codec.rate % ids.rate == 0, "semantic_ids.rate", f"must divide the codec's {codec.rate} Hz")
-    require(
-        0 < recipe.stages.coarse_levels < codec.levels,
-        "stages.coarse_levels",
-        f"must lie between 0 and codec.levels ({codec.levels})",
-    )
-    require(
-        0 <= recipe.generate.context_seconds < data.clip_seconds,
-        "generate.context_seconds",
-        "must be less than data.clip_seconds",
-    )
-    require(len(recipe.visual) > 0, "visual", "at least one extractor is needed")
+        yield value > 0, key, "must be positive"
+
+
+def _data_rules(recipe: Recipe) -> Iterator[Rule]:
+    data, rate = recipe.data, recipe.semantic_ids.rate
+    yield data.clip_seconds > 0, "data.clip_seconds", "must be positive"
+    whole = round(data.clip_seconds * rate, 6).is_integer()
+    yield whole, "data.clip_seconds", f"must be a whole number of semantic ids, of 1/{rate} s each"
+    yield 0 < data.hop_seconds <= data.clip_seconds, "data.hop_seconds", "must be above 0 and at most clip_seconds"
+    yield 0 < data.holdout < 1, "data.holdout", "must lie between 0 and 1"
+
+
+def _encoder_rules(recipe: Recipe) -> Iterator[Rule]:
+    codec, ids = recipe.codec, recipe.semantic_ids
+    yield codec.sample_rate % codec.hop == 0, "codec.hop", f"must divide the sample rate {codec.sample_rate}"
+    yield 0 < codec.companding <= 1, "codec.companding", "must be above 0 and at most 1"
+    yield codec.bins > 1 and codec.bins & (codec.bins - 1) == 0, "codec.bins", "must be a power of two"
+    yield codec.sample_rate % ids.rate == 0, "semantic_ids.rate", f"must divide codec.sample_rate {codec.sample_rate}"
+    yield codec.rate % ids.rate == 0, "semantic_ids.rate", f"must divide the codec's {codec.rate} Hz"
+    yield ids.clusters > 1, "semantic_ids.clusters", "must be at least 2"
+    yield recipe.joint.text_buckets > 1, "joint.text_buckets", "must be at least 2"
+    yield len(recipe.visual) > 0, "visual", "at least one extractor is needed"
+    for i, extractor in enumerate(recipe.visual):
+        yield min(extractor.rate, extractor.size) > 0, f"visual[{i}]", "rate and size must be positive"
+
+
+def _stage_rules(recipe: Recipe) -> Iterator[Rule]:
+    levels, clip = recipe.codec.levels, recipe.data.clip_seconds
+    kept = 0 < recipe.stages.coarse_levels < levels
+    yield kept, "stages.coarse_levels", f"must lie between 0 and codec.levels ({levels})"
     for name in STAGES:
-        stage, key = recipe.stage(name), f"stages.{name}"
-        require(
-            stage.width % stage.heads == 0, f"{key}.width", f"{stage.width} is not divisible by {stage.heads} heads"
-        )
-        require(
-            (stage.width // stage.heads) % 2 == 0,
-            f"{key}.heads",
-            "the width of a head must be even for rotary positions",
-        )
-        require(
-            0 < stage.window_seconds <= data.clip_seconds,
-            f"{key}.window_seconds",
-            "must be above 0 and at most data.clip_seconds",
-        )
-        require(
-            stage.layers > 0 and stage.steps > 0 and stage.batch > 0, key, "layers, steps and batch must be positive"
-        )
-        sampling: SamplingConfig = getattr(recipe.generate, name)
-        require(sampling.temperature > 0, f"generate.{name}.temperature", "must be positive")
-        require(0 < sampling.top_p <= 1, f"generate.{name}.top_p", "must be above 0 and at most 1")
+        stage, sampling, key = recipe.stage(name), recipe.sampling(name), f"stages.{name}"
+        yield stage.width % stage.heads == 0, f"{key}.width", f"{stage.width} is not divisible by {stage.heads} heads"
+        even = (stage.width // stage.heads) % 2 == 0
+        yield even, f"{key}.heads", "the width of a head must be even for rotary positions"
+        fits = 0 < stage.window_seconds <= clip
+        yield fits, f"{key}.window_seconds", "must be above 0 and at most data.clip_seconds"
+        yield min(stage.layers, stage.steps, stage.batch) > 0, key, "layers, steps and batch must be positive"
+        drops = (stage.dropout, stage.drop_video, stage.drop_text)
+        yield min(drops) >= 0 and max(drops) <= 1, key, "dropout, drop_video and drop_text are shares of 1"
+        yield sampling.temperature > 0, f"generate.{name}.temperature", "must be positive"
+        yield 0 < sampling.top_p <= 1, f"generate.{name}.top_p", "must be above 0 and at most 1"
+    window = min(recipe.stages.semantic.window_seconds, recipe.stages.coarse.window_seconds)
+    carried = 0 <= recipe.generate.context_seconds < window
+    yield carried, "generate.context_seconds", f"must be less than a window of these stages, {window:g} s"
+
+
+def _gate_rules(recipe: Recipe) -> Iterator[Rule]:
     for i, criterion in enumerate(recipe.gate):
-        require(
-            (criterion.at_least is None) != (criterion.at_most is None),
-            f"gate[{i}]",
-            "give exactly one of at_least and at_most",
-        )
-    return found
+        one = (criterion.at_least is None) != (criterion.at_most is None)
+        yield one, f"gate[{i}]", "give exactly one of at_least and at_most"

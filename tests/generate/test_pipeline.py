@@ -86,13 +86,13 @@ def test_a_batch_gives_the_codes_that_each_request_gives_alone(cascade):
     """Across all stages and windows, with pictures and prompts of their own."""
     visual, joint, seeds = _visual(3.0, batch=3), torch.randn(3, 8), [4, 5, 6]
     together = cascade.semantic(visual, joint, 3.0, seeds)
-    coarse = cascade.coarse(together, 150, seeds)
+    coarse = cascade.coarse(together, seeds)
     fine = cascade.fine(coarse, seeds)
     for row, seed in enumerate(seeds):
         own = slice(row, row + 1)
         ids = cascade.semantic((visual[0][own],), joint[own], 3.0, [seed])
         assert torch.equal(ids, together[own])
-        assert torch.equal(cascade.coarse(ids, 150, [seed]), coarse[own])
+        assert torch.equal(cascade.coarse(ids, [seed]), coarse[own])
         assert torch.equal(cascade.fine(coarse[own], [seed]), fine[own])
 
 
@@ -115,7 +115,7 @@ def test_each_window_is_decoded_from_its_own_stretch_and_the_end_of_the_one_befo
 
     coarse = decoded("coarse", Conditions(prefix=ids[..., :50]), torch.empty(1, 2, 0).long(), 100)
     coarse = torch.cat((coarse, decoded("coarse", Conditions(prefix=ids[..., 25:]), coarse[..., 50:], 50)), 2)
-    assert torch.equal(greedy.coarse(ids, 150, seeds), coarse)
+    assert torch.equal(greedy.coarse(ids, seeds), coarse)
 
     pieces = [Conditions(prefix=piece) for piece in coarse.split(50, 2)]
     fine = torch.cat([decoded("fine", piece, torch.empty(1, 2, 0).long(), 50) for piece in pieces], 2)

@@ -64,10 +64,8 @@ class Cascade:
         `joint` [B, width] is the music-text vector, None without a prompt.
         """
         ids = self.semantic(visual, joint, seconds, seeds)
-        frames = math.ceil(seconds * self.recipe.codec.rate)
-        coarse = self.coarse(ids, frames, seeds)
-        codes = torch.cat((coarse, self.fine(coarse, seeds)), dim=1)
-        waveform = self.codec.decode(codes.clone())
+        coarse = self.coarse(ids, seeds)
+        waveform = self.codec.decode(torch.cat((coarse, self.fine(coarse, seeds)), dim=1))
         return waveform[:, : round(seconds * self.recipe.codec.sample_rate)]
 
     def semantic(
@@ -87,20 +85,19 @@ class Cascade:
             ids[..., piece] = self._decode("semantic", Conditions(visual=cut, joint=joint), ids[..., piece], generators)
         return ids
 
-    def coarse(self, ids: Tensor, frames: int, seeds: Sequence[int]) -> Tensor:
-        """Codec levels 1 … Kc [B, Kc, frames] from semantic ids."""
-        rate, ratio = self.recipe.codec.rate, self.recipe.codec.rate // self.recipe.semantic_ids.rate
+    def coarse(self, ids: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Codec levels 1 … Kc [B, Kc, T] for all of the semantic ids."""
+        ratio = self.recipe.codec.rate // self.recipe.semantic_ids.rate
         codes = _unknown(len(seeds), self.recipe.stages.coarse_levels, ids.shape[2] * ratio)
         generators = _generators(seeds, "coarse")
         for window in self._windows("coarse", ids.shape[2], self.recipe.semantic_ids.rate):
             piece = slice(window.start * ratio, window.end * ratio)
             given = Conditions(prefix=ids[..., window.start : window.end])
             codes[..., piece] = self._decode("coarse", given, codes[..., piece], generators)
-        assert frames <= codes.shape[2], (frames, rate, codes.shape)
-        return codes[..., :frames]
+        return codes
 
     def fine(self, coarse: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codec levels Kc+1 … K [B, K - Kc, T]: windows depend on the coarse codes alone, not on each other."""
+        """Codec levels Kc+1 … K [B, K - Kc, T], in windows without context: the coarse codes already carry it."""
         levels = self.recipe.codec.levels - coarse.shape[1]
         codes, generators = _unknown(len(seeds), levels, coarse.shape[2]), _generators(seeds, "fine")
         length = round(self.recipe.stages.fine.window_seconds * self.recipe.codec.rate)
@@ -116,7 +113,7 @@ class Cascade:
         return advance(frames, round(config.window_seconds * rate), round(context * rate))
 
     def _decode(self, stage: StageName, given: Conditions, known: Tensor, generators: list[torch.Generator]) -> Tensor:
-        return decode(self.stages[stage], given, known, getattr(self.recipe.generate, stage), generators)
+        return decode(self.stages[stage], given, known, self.recipe.sampling(stage), generators)
 
 
 def generate_file(
