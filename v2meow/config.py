@@ -112,7 +112,10 @@ class JointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Size and training of one stage. `drop_*` are the shares of examples trained without that condition."""
+    """Size and training of one stage. `drop_*` are the shares of examples trained without that condition.
+
+    Training ends after `steps`, or earlier when every example was seen `max_epochs` times.
+    """
 
     layers: int
     encoder_layers: int
@@ -125,6 +128,7 @@ class StageConfig:
     drop_video: float
     drop_text: float
     steps: int
+    max_epochs: int
     batch: int
     learning_rate: float
     warmup_steps: int
@@ -353,7 +357,8 @@ def _stage_rules(recipe: Recipe) -> Iterator[Rule]:
         yield even, f"{key}.heads", "the width of a head must be even for rotary positions"
         fits = 0 < stage.window_seconds <= clip
         yield fits, f"{key}.window_seconds", "must be above 0 and at most data.clip_seconds"
-        yield min(stage.layers, stage.steps, stage.batch) > 0, key, "layers, steps and batch must be positive"
+        positive = min(stage.layers, stage.steps, stage.batch, stage.max_epochs) > 0
+        yield positive, key, "layers, steps, max_epochs and batch must be positive"
         drops = (stage.dropout, stage.drop_video, stage.drop_text)
         yield min(drops) >= 0 and max(drops) <= 1, key, "dropout, drop_video and drop_text are shares of 1"
         yield sampling.temperature > 0, f"generate.{name}.temperature", "must be positive"

@@ -19,21 +19,21 @@ RECIPE = "nano"
 
 # Seconds each part took when measured on two cores; only their proportions matter.
 _SECONDS = {
-    "catalogue": 60.0,
-    "ingest": 30.0,
-    "validate": 5.0,
-    "fit@codec": 60.0,
-    "fit@semantic": 10.0,
-    "fit@joint": 20.0,
+    "catalogue": 30.0,
+    "ingest": 10.0,
+    "validate": 7.0,
+    "fit@codec": 40.0,
+    "fit@semantic": 12.0,
+    "fit@joint": 15.0,
     "extract": 30.0,
-    "check-features": 5.0,
-    "train@semantic": 100.0,
-    "train@coarse": 100.0,
-    "train@fine": 60.0,
-    "evaluate": 60.0,
+    "check-features": 6.0,
+    "train@semantic": 60.0,
+    "train@coarse": 85.0,
+    "train@fine": 30.0,
+    "evaluate": 20.0,
     "gate": 2.0,
     "report": 5.0,
-    "score": 10.0,
+    "score": 7.0,
 }
 
 RAW, REPORT = Path("data/raw"), Path("reports/report.html")
@@ -132,6 +132,8 @@ def _tell(out: Path, video: Path, verdict: dict[str, Any], ran: list[str]) -> No
     if not ran:
         console.print("Nothing had changed since the last run: all steps are as they were.")
     _tell_verdict(verdict, console)
+    captions = read_json(out / "models/encoders/joint/metrics.json")["pairs"]
+    prompt = '--prompt "slow dark bell music" ' if captions else ""
     console.print(f"""
 scored video   {out / SCORED}  (the music alone: {out / SOUND})
 its picture    {out / video}, which training never saw
@@ -139,7 +141,7 @@ report         {out / REPORT}
 model          {out / release.BUNDLE}
 
 Try next:
-  v2meow generate VIDEO -o OUT.mp4 --prompt "slow piano at dusk" --workspace {out}
+  v2meow generate VIDEO -o OUT.mp4 {prompt}--workspace {out}
   v2meow models show {release.MODEL_NAME} --workspace {out}
   v2meow run --workspace {out}    after a change in {out / "recipe.yaml"}""", markup=False)  # fmt: skip
 

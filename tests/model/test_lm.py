@@ -113,7 +113,7 @@ def test_decoding_with_the_cache_gives_the_logits_of_one_plain_forward(stage, na
     edges = {"one by one": range(steps + 1), "all at once": (0, steps), "in chunks": (0, 3, 4, steps)}[parts]
     with torch.inference_mode():
         state = model.start(given, 2, steps)
-        pieces = [model.step(inputs[:, a:b], a, frames, state) for a, b in itertools.pairwise(edges)]
+        pieces = [model.step(inputs[:, a:b], a, state) for a, b in itertools.pairwise(edges)]
         torch.testing.assert_close(torch.cat(pieces, 1), model(codes, given), atol=1e-5, rtol=1e-5)
 
 

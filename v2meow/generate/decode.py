@@ -63,7 +63,7 @@ def decode(
     first = int(open_steps[0])
     done = 0
     for step in range(first, layout.steps):
-        logits = model.step(inputs[:, done : step + 1].repeat(len(rows), 1, 1), done, frames, state)[:, -1]
+        logits = model.step(inputs[:, done : step + 1].repeat(len(rows), 1, 1), done, state)[:, -1]
         guided = (logits.unflatten(0, (len(rows), batch)) * weights.to(logits)).sum(0)  # [B, K, bins]
         wanted = sequence[:, step]
         drawn = torch.where(wanted == UNKNOWN, sample(guided, config, generators), wanted)

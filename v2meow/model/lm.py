@@ -154,8 +154,9 @@ class TokenLM(nn.Module):
         made = layout(self.spec.layout, self.spec.target.levels, frames)
         return Layout(made.frame.to(self.head.weight.device))
 
-    def step_seconds(self, frames: int) -> float:
-        """Time from one step to the next when `frames` frames are laid out."""
+    @property
+    def step_seconds(self) -> float:
+        """Time from one step to the next."""
         steps_a_frame = self.spec.target.levels if self.spec.layout == "flatten" else 1
         return 1 / (self.spec.target.rate * steps_a_frame)
 
@@ -224,7 +225,7 @@ class TokenLM(nn.Module):
         sequence = self.layout(frames).build(codes, self.empty)
         inputs = F.pad(sequence[:, :-1], (0, 0, 1, 0), value=self.empty)
         hidden, times = self._embed(inputs), torch.arange(sequence.shape[1], device=codes.device)
-        times = times * self.step_seconds(frames)
+        times = times * self.step_seconds
         prefix, skip = self._prefix(given), 0
         if prefix:
             hidden, times, skip = torch.cat((prefix[0], hidden), 1), torch.cat((prefix[1], times)), prefix[0].shape[1]
@@ -244,9 +245,9 @@ class TokenLM(nn.Module):
             self._advance(prefix[0], prefix[1], state)
         return state
 
-    def step(self, inputs: Tensor, first: int, frames: int, state: DecoderState) -> Tensor:
+    def step(self, inputs: Tensor, first: int, state: DecoderState) -> Tensor:
         """Logits [B, n, K, bins] for `inputs` [B, n, K], the codes before steps `first` … `first + n - 1`."""
-        times = torch.arange(first, first + inputs.shape[1], device=inputs.device) * self.step_seconds(frames)
+        times = torch.arange(first, first + inputs.shape[1], device=inputs.device) * self.step_seconds
         return self._logits(self._advance(self._embed(inputs), times, state))
 
     def _advance(self, hidden: Tensor, times: Tensor, state: DecoderState) -> Tensor:

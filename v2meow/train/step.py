@@ -1,11 +1,13 @@
 """The step `train STAGE`: examples in, a model folder out."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from v2meow.config import Recipe, StageName
+from v2meow.config import Recipe, StageConfig, StageName
 from v2meow.data.dataset import Examples, read_examples
 from v2meow.model.io import save_stage
 from v2meow.model.lm import TokenLM, stage_spec
@@ -21,7 +23,7 @@ def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, stage, examples)
     curve: list[dict[str, float]] = []
-    config = recipe.stage(stage)
+    config = within_epochs(recipe.stage(stage), len(examples))
     with progress(f"train {stage}", config.steps) as bar:
 
         def on_step(report: StepReport) -> None:
@@ -35,6 +37,11 @@ def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     metrics = {**figures, "holdout_loss_by_level": by_level.tolist(), "curve": curve}
     save_stage(workspace / "models" / stage, model, metrics)
     return figures
+
+
+def within_epochs(config: StageConfig, examples: int) -> StageConfig:
+    """The config with `steps` cut so that no example is seen more than `max_epochs` times."""
+    return replace(config, steps=min(config.steps, math.ceil(config.max_epochs * examples / config.batch)))
 
 
 def make_model(recipe: Recipe, stage: StageName, examples: Examples) -> TokenLM:
