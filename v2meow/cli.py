@@ -61,7 +61,7 @@ Stage = StrEnum("Stage", STAGES)
 
 def main() -> None:
     """The console entry: exit status 1 for what a person can mend, 2 for usage, 130 for Ctrl-C."""
-    # OpenMP threads that spin while another process needs the core made training 60 times slower;
+    # OpenMP threads that spin while another process needs the core made training ten times slower;
     # those that soon sleep cost nothing on an idle machine. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
