@@ -6,6 +6,7 @@ one line why it failed. Knows nothing of what a step does.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,4 +153,15 @@ def _reason(log: str, status: int) -> str:
     of_dvc = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if "Traceback (most recent call last):" in lines:
         return [line for line in lines if not line.startswith("ERROR: ")][-1]
-    return of_dvc[0] if of_dvc else f"exit status {status}"
+    return _killed(of_dvc[0]) or of_dvc[0] if of_dvc else f"exit status {status}"
+
+
+def _killed(of_dvc: str) -> str | None:
+    """What a signal did to a step, whose exit status is -9 from one shell and 137 from another; else None."""
+    found = re.search(r"exited with (-?\d+)$", of_dvc)
+    status = int(found[1]) if found else 0
+    number = -status if status < 0 else status - 128
+    if number <= 0:
+        return None
+    hint = "; the system does that when memory runs out" if number == signal.SIGKILL else ""
+    return f"it was killed by signal {number}{hint}"
