@@ -62,6 +62,8 @@ def test_values_that_cannot_work_together_are_told_at_once():
         ("codec.hop", 0),
         ("semantic_ids.rate", 0),
         ("stages.coarse.heads", 0),
+        ("stages.coarse.accumulate", 0),
+        ("stages.coarse.checkpoint_steps", 0),
         ("generate.fine.temperature", 0.0),
         ("generate.coarse.top_p", 0.0),
     ],
@@ -69,6 +71,35 @@ def test_values_that_cannot_work_together_are_told_at_once():
 def test_a_nought_where_it_makes_no_sense_is_named(key, value):
     """Not a division by zero from the middle of the reader, nor codes drawn from NaN."""
     assert [problem.split(": ")[0] for problem in _problems(tiny.values({key: value}))] == [key]
+
+
+@pytest.mark.parametrize(("key", "value"), [("stages.fine.accumulate", 3), ("stages.fine.ema", 1.0)])
+def test_a_way_of_training_that_cannot_work_is_named(key, value):
+    """A batch of 4 has no thirds, and an average that never moves is the random start."""
+    assert [problem.split(": ")[0] for problem in _problems(tiny.values({key: value}))] == [key]
+
+
+def test_semantic_ids_are_decoded_step_by_step():
+    """Nothing below them says how the music goes on, so passes over all at once would have nothing to start from."""
+    values = tiny.values({"stages.semantic.layout": "parallel", "generate.semantic.passes": 4})
+    assert _problems(values) == ["stages.semantic.layout: semantic ids are decoded step by step"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "passes", "problem"),
+    [
+        ("parallel", 1, "generate.fine.passes: must be at least 2, one a level"),
+        ("parallel", 0, "generate.fine.passes: must be at least 2, one a level"),
+        ("delay", 6, "generate.fine.passes: is for stages of layout parallel only"),
+        ("parallel", 2, None),
+        ("delay", 0, None),
+    ],
+)
+def test_passes_are_counted_against_the_levels_of_a_parallel_stage(layout, passes, problem):
+    """A level without a pass would stay empty; passes of a stage that has none are a layout misunderstood."""
+    values = tiny.values({"stages.fine.layout": layout, "generate.fine.passes": passes})
+    assert problem is None or _problems(values) == [problem]
+    assert problem is not None or parse_recipe(values).sampling("fine").passes == passes
 
 
 def test_a_clip_must_be_a_whole_number_of_frames():

@@ -7,7 +7,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HEAVY = "torch torchaudio av pyarrow pandas sklearn great_expectations dvc matplotlib encodec safetensors"
 
-CORE = ("v2meow.model.lm", "v2meow.train.loop", "v2meow.generate.decode", "v2meow.generate.sampling")
+CORE = (
+    "v2meow.model.lm",
+    "v2meow.train.loop",
+    "v2meow.generate.engine",
+    "v2meow.generate.parallel",
+    "v2meow.generate.piece",
+)
 
 IMPORT_WITH_TORCH_ALONE = """
 import sys

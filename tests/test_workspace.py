@@ -190,6 +190,14 @@ def test_snapshot_commits_reports_and_never_media_or_models(tiny):
     assert git(tiny, "log", "-1", "--format=%s") == "first run"
 
 
+def test_checkpoints_of_training_stay_out_of_git(tmp_path):
+    """They are gigabytes that the next hour replaces."""
+    workspace.init(tmp_path / "ws", "nano")
+    (tmp_path / "ws/checkpoints/coarse").mkdir(parents=True)
+    (tmp_path / "ws/checkpoints/coarse/state").write_text("weights")
+    assert git(tmp_path / "ws", "status", "--porcelain") == ""
+
+
 def test_version_before_the_first_run_says_so(tmp_path):
     workspace.init(tmp_path / "ws", "nano")
     with pytest.raises(workspace.WorkspaceError, match="nothing has run"):
@@ -405,9 +413,8 @@ def test_a_killed_step_is_told_as_killed_whatever_the_shell(tiny, shell, monkeyp
     """DVC starts steps through $SHELL: bash hands its exit status on as -9, dash as 137."""
     monkeypatch.setenv("SHELL", shell)
     (tiny / "hooks/first.py").write_text("os.kill(os.getpid(), 9)")
-    with pytest.raises(workspace.StageError, match="killed by signal 9; .* memory runs out"):
+    with pytest.raises(workspace.StageError, match=r"killed by signal 9; .* memory runs out"):
         run_all(tiny)
-
 
 
 def test_progress_of_a_step_reaches_its_driver(tiny):

@@ -26,6 +26,11 @@ STAGE = {
     "steps": 5,
     "batch": 4,
     "warmup_steps": 2,
+    "accumulate": 1,
+    "ema": 0.0,
+    "checkpoint_activations": False,
+    "compile": False,
+    "checkpoint_steps": 2,
 }
 CHANGES = {
     "data.clip_seconds": 2.0,
@@ -50,6 +55,8 @@ CHANGES = {
     **{f"stages.{name}.{key}": value for name in STAGES for key, value in STAGE.items()},
     "stages.semantic.encoder_layers": 2,
     "stages.fine.window_seconds": 1.0,
+    "stages.coarse_sees_video": False,
+    "generate.precision": "float32",
     "generate.context_seconds": 1.0,
 }
 
@@ -71,10 +78,16 @@ def recipe(changes: dict[str, Any] | None = None) -> Recipe:
     return parse_recipe(values(changes))
 
 
-def model(stage: StageName, layout: str = "delay", seed: int = 0) -> TokenLM:
+def laid_out(stage: StageName, layout: str) -> dict[str, Any]:
+    """Changes that give a stage that layout."""
+    changes: dict[str, Any] = {f"stages.{stage}.layout": layout}
+    return changes | ({f"generate.{stage}.passes": 6} if layout == "parallel" else {})
+
+
+def model(stage: StageName, layout: str = "delay", seed: int = 0, changes: dict[str, Any] | None = None) -> TokenLM:
     """A random stage in evaluation mode, far enough from its start that every input shows in its logits."""
     torch.manual_seed(seed)
-    made = TokenLM(stage_spec(recipe({f"stages.{stage}.layout": layout}), stage, (WIDTH,)))
+    made = TokenLM(stage_spec(recipe(laid_out(stage, layout) | (changes or {})), stage, (WIDTH,)))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -89,9 +102,9 @@ def inputs(model: TokenLM, batch: int, seconds: float, seed: int = 1) -> tuple[t
         return torch.randint(0, bins, (batch, levels, round(seconds * rate)), generator=random)
 
     target = codes(spec.target.levels, spec.target.bins, spec.target.rate)
-    if spec.prefix:
-        return target, Conditions(prefix=codes(spec.prefix.levels, spec.prefix.bins, spec.prefix.rate))
     visual = tuple(torch.randn(batch, round(seconds * v.rate), v.width, generator=random) for v in spec.visual)
+    if spec.prefix:
+        return target, Conditions(visual, prefix=codes(spec.prefix.levels, spec.prefix.bins, spec.prefix.rate))
     return target, Conditions(visual=visual, joint=torch.randn(batch, spec.joint_width, generator=random))
 
 

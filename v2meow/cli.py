@@ -214,10 +214,21 @@ def generate(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the video.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other music.")] = 0,
+    takes: Annotated[
+        int, typer.Option(min=1, max=64, help="Make several, with seeds one after the other; the best becomes OUT.mp4.")
+    ] = 1,
+    begin: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Go on from the sound at the beginning of this file.")
+    ] = None,
+    begin_seconds: Annotated[float, typer.Option(min=0.1, help="How much of that sound is kept.")] = 3.0,
     wav: Annotated[bool, typer.Option("--wav", help="Also write the music alone, as OUT.wav.")] = False,
     folder: WorkspaceOption = None,
 ) -> None:
-    """Generate music for a video."""
+    """Generate music for a video.
+
+    Takes are ranked by how much likelier the picture makes them, in the model's own eyes; the others become
+    OUT-2.mp4, OUT-3.mp4 and so on.
+    """
     from v2meow import release
     from v2meow.workspace import watch_owner
 
@@ -225,9 +236,12 @@ def generate(
     bundle = release.find_model(
         model, folder and chosen_workspace(folder)
     )  # before torch: a missing model shows at once
-    from v2meow.generate import pipeline
+    from v2meow.generate.files import Order, generate_file
 
-    _print_figures(pipeline.generate_file(video, out, bundle, prompt, seconds, seed, wav=wav))
+    order = Order(
+        prompt=prompt, seconds=seconds, seed=seed, takes=takes, begin=begin, begin_seconds=begin_seconds, wav=wav
+    )
+    _print_figures(generate_file(video, out, bundle, order))
 
 
 def _step(module: str, function: str, folder: Path | None, *names: str) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-STAGES = ("semantic", "coarse", "fine")
 StageName = Literal["semantic", "coarse", "fine"]
+STAGES: tuple[StageName, ...] = ("semantic", "coarse", "fine")
 
 
 class RecipeError(ValueError):
@@ -114,7 +114,14 @@ class JointConfig:
 class StageConfig:
     """Size and training of one stage. `drop_*` are the shares of examples trained without that condition.
 
-    Training ends after `steps`, or earlier when every example was seen `max_epochs` times.
+    Layouts `delay` and `flatten` decode step by step, `parallel` (coarse and fine only) in a few passes.
+
+    Training ends after `steps`, or earlier when every example was seen `max_epochs` times. A step's `batch` goes
+    through the model in `accumulate` parts, which costs memory for one part only; `checkpoint_activations` computes
+    the blocks' activations again in the backward pass instead of keeping them, and `compile` compiles the blocks:
+    neither changes what is learnt. `ema` is the decay of the running average of weights that is kept as the model,
+    0 for the last weights themselves. Every `checkpoint_steps` steps all that training depends on is saved, and a
+    killed run goes on from there.
     """
 
     layers: int
@@ -123,7 +130,7 @@ class StageConfig:
     heads: int
     feed_forward: int
     dropout: float
-    layout: Literal["delay", "flatten"]
+    layout: Literal["delay", "flatten", "parallel"]
     window_seconds: float
     drop_video: float
     drop_text: float
@@ -134,30 +141,45 @@ class StageConfig:
     warmup_steps: int
     weight_decay: float
     clip_norm: float
+    accumulate: int
+    ema: float
     bfloat16: bool
+    checkpoint_activations: bool
+    compile: bool
+    checkpoint_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagesConfig:
+    """The three stages; the coarse one makes `coarse_levels` codec levels and may see the picture, too."""
+
     semantic: StageConfig
     coarse: StageConfig
     fine: StageConfig
     coarse_levels: int
+    coarse_sees_video: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How ids are drawn. `top_k` 0 and `top_p` 1 switch those filters off; a guidance of 1 costs nothing."""
+    """How ids are drawn. `top_k` 0 and `top_p` 1 switch those filters off; a guidance of 1 costs nothing.
+
+    `passes` over a window are for layout `parallel`: one for each level, all that are left for the first.
+    """
 
     temperature: float
     top_k: int
     top_p: float
     guide_video: float
     guide_text: float
+    passes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
+    """Decoding. `precision` is that of the weights: bfloat16 and int8 decode faster and are judged by the gate."""
+
+    precision: Literal["float32", "bfloat16", "int8"]
     semantic: SamplingConfig
     coarse: SamplingConfig
     fine: SamplingConfig
@@ -361,11 +383,30 @@ def _stage_rules(recipe: Recipe) -> Iterator[Rule]:
         yield positive, key, "layers, steps, max_epochs and batch must be positive"
         drops = (stage.dropout, stage.drop_video, stage.drop_text)
         yield min(drops) >= 0 and max(drops) <= 1, key, "dropout, drop_video and drop_text are shares of 1"
+        yield from _training_rules(stage, key)
         yield sampling.temperature > 0, f"generate.{name}.temperature", "must be positive"
         yield 0 < sampling.top_p <= 1, f"generate.{name}.top_p", "must be above 0 and at most 1"
+        yield from _layout_rules(recipe, name)
     window = min(recipe.stages.semantic.window_seconds, recipe.stages.coarse.window_seconds)
     carried = 0 <= recipe.generate.context_seconds < window
     yield carried, "generate.context_seconds", f"must be less than a window of these stages, {window:g} s"
+
+
+def _training_rules(stage: StageConfig, key: str) -> Iterator[Rule]:
+    parts = stage.accumulate > 0 and stage.batch % stage.accumulate == 0
+    yield parts, f"{key}.accumulate", f"must divide the batch of {stage.batch}"
+    yield 0 <= stage.ema < 1, f"{key}.ema", "must be at least 0 and below 1"
+    yield stage.checkpoint_steps > 0, f"{key}.checkpoint_steps", "must be positive"
+
+
+def _layout_rules(recipe: Recipe, name: StageName) -> Iterator[Rule]:
+    kc = recipe.stages.coarse_levels
+    levels = {"semantic": 1, "coarse": kc, "fine": recipe.codec.levels - kc}[name]
+    passes, parallel = recipe.sampling(name).passes, recipe.stage(name).layout == "parallel"
+    yield not (parallel and name == "semantic"), f"stages.{name}.layout", "semantic ids are decoded step by step"
+    enough = passes >= levels if parallel else passes == 0
+    message = f"must be at least {levels}, one a level" if parallel else "is for stages of layout parallel only"
+    yield enough, f"generate.{name}.passes", message
 
 
 def _gate_rules(recipe: Recipe) -> Iterator[Rule]:

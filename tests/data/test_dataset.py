@@ -106,3 +106,12 @@ def test_the_order_depends_on_the_seed_alone_and_changes_from_epoch_to_epoch():
     assert _rows(20, 10, 0, 4) == first
     assert _rows(20, 10, 1, 4) != first
     assert first[0][1] + first[1][1] != first[2][1] + first[3][1]
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 5), (10, 3), (3, 8), (1, 4)])
+def test_the_order_from_any_step_on_is_the_rest_of_the_order(count, batch):
+    """Training that goes on after a checkpoint must neither repeat nor miss an example."""
+    whole = _rows(count, batch, 0, 12)
+    for first in range(12):
+        rest = islice(order(count, batch, 0, first), 12 - first)
+        assert [(step, rows.tolist()) for step, rows in rest] == whole[first:]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from v2meow.config import STAGES
 from v2meow.model.lm import token_losses
 from v2meow.model.patterns import layout
+from v2meow.model.transformer import Step, rotary
 
 MODELS = list(itertools.product(STAGES, ("delay", "flatten")))
 SECONDS = 0.2  # 5 semantic ids, 10 codec frames, 2 pictures
@@ -68,6 +69,38 @@ def test_every_condition_reaches_every_step(stage, name):
         assert all((gradient.abs().sum(-1) > 0).all() for gradient in gradients), step
 
 
+def _half_hidden(stage):
+    """A model of layout parallel, its inputs, and a random half of the codes hidden."""
+    model = tiny.model(stage, "parallel")
+    codes, given = tiny.inputs(model, 1, SECONDS)
+    hidden = torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    return model, codes, given, hidden
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_in_layout_parallel_a_hidden_code_shows_nowhere(stage):
+    """It is what is asked for: a trace of it, and the model learns to copy instead of to compose."""
+    model, codes, given, hidden = _half_hidden(stage)
+    other = torch.where(hidden, (codes + 1) % model.spec.target.bins, codes)
+    assert torch.equal(model(other, given, hidden), model(codes, given, hidden))
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_in_layout_parallel_every_visible_code_and_condition_reaches_every_frame(stage):
+    """What comes later is known, too: a frame that cannot see it does not lead there."""
+    model, codes, given, hidden = _half_hidden(stage)
+    sources = _recorded([*model.embed, *model.embed_prefix])
+    logits = model(codes, given, hidden)
+    for step in range(logits.shape[1]):
+        gradients = torch.autograd.grad(logits[0, step].square().sum(), sources, retain_graph=True)
+        assert all((gradient.abs().sum(-1) > 0).all() for gradient in gradients), step
+    before = logits
+    for codebook, frame in (~hidden[0]).nonzero().tolist():
+        other = codes.clone()
+        other[0, codebook, frame] = (other[0, codebook, frame] + 1) % model.spec.target.bins
+        assert ((model(other, given, hidden) - before).abs().amax((0, 2, 3)) > 1e-6).all()
+
+
 def test_a_dropped_condition_leaves_no_trace():
     """Guidance subtracts the logits without the picture; with a trace of it left, it would steer away from it."""
     model = tiny.model("semantic")
@@ -100,21 +133,40 @@ def test_conditions_are_dropped_row_by_row():
     assert not torch.allclose(mixed[1], kept[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("parts", ["one by one", "all at once", "in chunks"])
+@pytest.mark.parametrize("known", [0, 1, 4])
 @pytest.mark.parametrize(("stage", "name"), MODELS)
-def test_decoding_with_the_cache_gives_the_logits_of_one_plain_forward(stage, name, parts):
-    """The fast way is proved by the slow way."""
+def test_decoding_with_the_cache_gives_the_logits_of_one_plain_forward(stage, name, known):
+    """The fast way is proved by the slow way: `known` steps are read at once, the others one by one."""
     model = tiny.model(stage, name)
     codes, given = tiny.inputs(model, 2, SECONDS)
-    frames = codes.shape[2]
-    sequence = model.layout(frames).build(codes, model.empty)
+    sequence = model.layout(codes.shape[2]).build(codes, model.empty)
     inputs = F.pad(sequence[:, :-1], (0, 0, 1, 0), value=model.empty)
-    steps = inputs.shape[1]
-    edges = {"one by one": range(steps + 1), "all at once": (0, steps), "in chunks": (0, 3, 4, steps)}[parts]
     with torch.inference_mode():
-        state = model.start(given, 2, steps)
-        pieces = [model.step(inputs[:, a:b], a, state) for a, b in itertools.pairwise(edges)]
-        torch.testing.assert_close(torch.cat(pieces, 1), model(codes, given), atol=1e-5, rtol=1e-5)
+        expected, memory, caches = model(codes, given), model.memory(given), model.caches(2, 40)
+        prefix = model.fill(inputs[:, :known], given, caches, memory) - known
+        for number in range(known, inputs.shape[1]):
+            place = prefix + number
+            step = Step(torch.tensor([place, place]), place + 1, torch.zeros(2, 1, 1, place + 1))
+            angles = rotary(torch.full((2, 1, 1), number * model.step_seconds), model.head_width)
+            logits = model.advance(inputs[:, number], angles, step, caches, memory, None)
+            torch.testing.assert_close(logits, expected[:, number], atol=1e-5, rtol=1e-5)
+
+
+def test_a_coarse_stage_may_see_the_picture_as_well():
+    """Its codes must answer to the frames, and to none of them where the picture is dropped."""
+    model = tiny.model("coarse", changes={"stages.coarse_sees_video": True})
+    codes, given = tiny.inputs(model, 2, SECONDS)
+    _, other = tiny.inputs(model, 2, SECONDS, seed=9)
+    assert given.prefix is not None and given.visual
+    seen = model(codes, given)
+    assert seen.shape == (2, 11, 2, 16)
+    given.keep_video = torch.tensor([True, False])
+    dropped = model(codes, given)
+    torch.testing.assert_close(dropped[0], seen[0])
+    given.visual = other.visual
+    elsewhere = model(codes, given)
+    assert not torch.allclose(elsewhere[0], dropped[0], atol=1e-3)
+    assert torch.equal(elsewhere[1], dropped[1])
 
 
 @pytest.mark.parametrize(("stage", "name", "steps_an_id"), [("coarse", "delay", 2), ("coarse", "flatten", 4)])
@@ -157,7 +209,7 @@ def test_visual_features_are_normalised_by_what_the_model_keeps():
     assert {"visual_mean", "visual_std"} <= set(model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["delay", "flatten"])
+@pytest.mark.parametrize("name", ["delay", "flatten", "parallel"])
 def test_losses_are_the_cross_entropy_of_each_code_at_its_own_place(name):
     """The loss of a level or a frame read at another place would steer training and gate alike."""
     torch.manual_seed(0)
@@ -166,6 +218,6 @@ def test_losses_are_the_cross_entropy_of_each_code_at_its_own_place(name):
     logits = torch.randn(batch, made.steps, codebooks, bins)
     losses = token_losses(logits, codes, made)
     for row, codebook, frame in itertools.product(range(batch), range(codebooks), range(frames)):
-        step = frame + codebook if name == "delay" else frame * codebooks + codebook
+        step = {"delay": frame + codebook, "flatten": frame * codebooks + codebook, "parallel": frame}[name]
         expected = -logits[row, step, codebook].log_softmax(-1)[codes[row, codebook, frame]]
         torch.testing.assert_close(losses[row, codebook, frame], expected)

@@ -7,7 +7,8 @@ import torch
 
 from v2meow.model.patterns import NOTHING, layout
 
-SHAPES = [(name, k, t) for name, k, t in itertools.product(("delay", "flatten"), (1, 2, 3, 8), (1, 2, 5, 40))]
+LAYOUTS = ("delay", "flatten", "parallel")
+SHAPES = [(name, k, t) for name, k, t in itertools.product(LAYOUTS, (1, 2, 3, 8), (1, 2, 5, 40))]
 
 
 @pytest.mark.parametrize(("name", "codebooks", "frames"), SHAPES)
@@ -26,9 +27,9 @@ def test_each_code_stands_at_the_step_that_the_layout_promises(name, codebooks, 
     """Causal decoding relies on it: level k of a frame comes after levels 0 … k - 1 of the same frame."""
     made = layout(name, codebooks, frames)
     for codebook, frame in itertools.product(range(codebooks), range(frames)):
-        expected = frame + codebook if name == "delay" else frame * codebooks + codebook
+        expected = {"delay": frame + codebook, "flatten": frame * codebooks + codebook, "parallel": frame}[name]
         assert (made.frame[:, codebook] == frame).nonzero().flatten().tolist() == [expected]
-    assert made.steps == (frames + codebooks - 1 if name == "delay" else frames * codebooks)
+    assert made.steps == {"delay": frames + codebooks - 1, "flatten": frames * codebooks, "parallel": frames}[name]
 
 
 def test_flattened_steps_carry_one_code_each():
@@ -46,5 +47,5 @@ def test_a_delayed_sequence_looks_like_this():
 
 
 def test_an_unknown_layout_is_named():
-    with pytest.raises(ValueError, match="layout 'zigzag' is not one of delay, flatten"):
+    with pytest.raises(ValueError, match="layout 'zigzag' is not one of delay, flatten, parallel"):
         layout("zigzag", 2, 2)

@@ -9,6 +9,7 @@ from v2meow.model.transformer import (
     CrossAttention,
     KeyValues,
     SelfAttention,
+    Step,
     near_bias,
     rotary,
     rotate,
@@ -71,25 +72,75 @@ def test_cross_attention_is_attention_to_the_memory():
     torch.testing.assert_close(attention(x, rotary(torch.zeros(5), 8), given), expected)
 
 
-@pytest.mark.parametrize("parts", [[1] * 9, [9], [4, 5], [1, 3, 1, 4], [8, 1]])
-def test_a_cached_block_does_not_care_how_its_input_is_cut(parts):
-    """Decoding feeds a prefix at once, then step by step."""
+@pytest.mark.parametrize("filled", [0, 1, 4, 8])
+def test_a_cached_block_gives_what_one_call_gives(filled):
+    """Decoding reads what is known at once, and goes on step by step."""
     torch.manual_seed(0)
-    block, x, angles = Block(16, 2, 32, 0.0, cross=False), torch.randn(2, 9, 16), rotary(torch.arange(9) / 50, 8)
-    cache, done, pieces = KeyValues(torch.zeros(2, 2, 9, 8), torch.zeros(2, 2, 9, 8)), 0, []
-    for part in parts:
-        here = slice(done, done + part)
-        pieces.append(block(x[:, here], (angles[0][here], angles[1][here]), causal=True, cache=cache))
-        done += part
-    torch.testing.assert_close(torch.cat(pieces, 1), block(x, angles, causal=True))
+    block, x, times = Block(16, 2, 32, 0.0, cross=False), torch.randn(2, 9, 16), torch.arange(9) / 50
+    cache, pieces = _storage(2, 9), []
+    if filled:
+        pieces.append(block(x[:, :filled], rotary(times[:filled], 8), causal=True, cache=cache))
+    for place in range(filled, 9):
+        here = rotary(times[place].expand(2)[:, None, None], 8)
+        pieces.append(block(x[:, place, None], here, causal=True, cache=cache, step=_step([place, place])))
+    torch.testing.assert_close(torch.cat(pieces, 1), block(x, rotary(times, 8), causal=True))
+
+
+def test_rows_of_different_lengths_step_together():
+    """Requests join at any time, so one row's tenth step is another one's first; neither may see the other's past."""
+    torch.manual_seed(0)
+    block, x, times, past = Block(16, 2, 32, 0.0, cross=True), torch.randn(3, 9, 16), torch.arange(9) / 50, [0, 3, 8]
+    assert block.cross is not None
+    memory = block.cross.project(torch.randn(3, 5, 16), rotary(torch.arange(5) / 10, 8))
+    heard = torch.tensor([5, 2, 4])
+    memory_mask = torch.zeros(3, 1, 1, 5).masked_fill(torch.arange(5) >= heard[:, None, None, None], -torch.inf)
+    cache = _storage(3, 9, fill=7.0)  # what an earlier request left behind
+    for row, length in enumerate(past):
+        own = KeyValues(memory.keys[row, None, :, : heard[row]], memory.values[row, None, :, : heard[row]])
+        if length:
+            block(
+                x[row, None, :length],
+                rotary(times[:length], 8),
+                causal=True,
+                memory=own,
+                cache=cache.rows(row, row + 1),
+            )
+    new = torch.stack([x[row, length] for row, length in enumerate(past)])[:, None]
+    angles = rotary(times[past][:, None, None], 8)
+    found = block(new, angles, causal=True, memory=memory, memory_mask=memory_mask, cache=cache, step=_step(past))
+    for row, length in enumerate(past):
+        own = KeyValues(memory.keys[row, None, :, : heard[row]], memory.values[row, None, :, : heard[row]])
+        whole = block(x[row, None, : length + 1], rotary(times[: length + 1], 8), causal=True, memory=own)
+        torch.testing.assert_close(found[row], whole[0, -1:])
 
 
 def test_a_full_cache_refuses_more():
     """Written past its end, it would silently forget."""
-    cache = KeyValues(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4))
-    cache.append(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
     with pytest.raises(AssertionError):
-        cache.append(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4))
+        _storage(1, 2).fill(torch.ones(1, 2, 3, 8), torch.ones(1, 2, 3, 8))
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        _storage(1, 2).append(torch.ones(1, 2, 1, 8), torch.ones(1, 2, 1, 8), _step([2]))
+
+
+def _storage(rows: int, capacity: int, fill: float = 0.0) -> KeyValues:
+    """For 2 heads of 8."""
+    return KeyValues(torch.full((rows, 2, capacity, 8), fill), torch.full((rows, 2, capacity, 8), fill))
+
+
+def _step(places: list[int]) -> Step:
+    place, span = torch.tensor(places), max(places) + 1
+    mask = torch.zeros(len(places), span).masked_fill(torch.arange(span) > place[:, None], -torch.inf)
+    return Step(place, span, mask[:, None, None])
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (2, 4, 5, 8)])
+def test_rotation_turns_pairs_of_numbers_by_their_angle(shape):
+    """Written out as complex numbers: the fast form must turn the same pairs the same way."""
+    torch.manual_seed(0)
+    x, times = torch.randn(shape), torch.arange(5) / 50
+    angle = times[:, None] * 50.0 * 10_000.0 ** -(torch.arange(0, 8, 2) / 8)
+    turned = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angle), angle)
+    torch.testing.assert_close(rotate(x, rotary(times, 8)), torch.cat((turned.real, turned.imag), -1))
 
 
 def test_half_of_the_heads_begin_by_looking_at_their_own_time():

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,11 +61,80 @@ def test_a_stage_is_trained_and_tells_how_it_went(stage, workspace):
 
 def test_training_again_writes_the_same_bytes(workspace):
     """DVC's cache and the bundle's name both rest on it."""
-    weights = workspace / "models/semantic/model.safetensors"
+    folder = workspace / "models/semantic"
     run("semantic", tiny.recipe(), workspace)
-    first = weights.read_bytes()
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
     run("semantic", tiny.recipe(), workspace)
-    assert weights.read_bytes() == first
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+
+
+RESUMING = {"steps": 7, "dropout": 0.2, "accumulate": 2, "ema": 0.9, "checkpoint_steps": 2}
+DIES = """
+import os, signal, sys
+from pathlib import Path
+import tiny
+from v2meow.train import step
+
+def train(state, batches, config, peak, on_step, whole=step.train):
+    def shot(report):
+        on_step(report)
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+    whole(state, batches, config, peak, shot)
+
+step.train = train
+step.run("semantic", tiny.recipe(eval(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def _resuming() -> dict:
+    return {f"stages.semantic.{key}": value for key, value in RESUMING.items()}
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(workspace, capsys):
+    """Preempted machines are the rule; a model must not depend on how often that happened."""
+    recipe = tiny.recipe(_resuming())
+    run("semantic", recipe, workspace)
+    folder = workspace / "models/semantic"
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "model.safetensors").unlink()
+    command = [sys.executable, "-c", DIES, repr(_resuming()), str(workspace)]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert [path.name for path in (workspace / "checkpoints/semantic").iterdir()] == ["step-00000004"]
+    capsys.readouterr()
+    run("semantic", recipe, workspace)
+    assert "train semantic goes on after 4 steps" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files  # the loss curve, too
+    assert not (workspace / "checkpoints/semantic").exists()
+
+
+def test_a_checkpoint_of_other_work_is_told_and_left_aside(workspace, capsys, monkeypatch):
+    """After a change of the recipe training starts afresh, and says so."""
+    recipe = tiny.recipe(_resuming())
+    with monkeypatch.context() as patched:
+        patched.setattr("v2meow.train.step.save_stage", lambda *_: sys.exit("killed before the model was written"))
+        with pytest.raises(SystemExit):
+            run("semantic", recipe, workspace)
+    run("semantic", tiny.recipe(_resuming() | {"stages.semantic.learning_rate": 0.001}), workspace)
+    said = [line for line in capsys.readouterr().err.splitlines() if "afresh" in line]
+    assert len(said) == 1 and "train semantic starts afresh" in said[0] and "another recipe" in said[0]
+    metrics = json.loads((workspace / "models/semantic/metrics.json").read_text())
+    assert [point["step"] for point in metrics["curve"]] == list(range(7))
+
+
+def test_how_fast_it_was_is_told_outside_of_the_model_folder(workspace):
+    """Inside, every training would give the same model another hash, and the bundle another name."""
+    figures = run("fine", tiny.recipe(), workspace)
+    speed = json.loads((workspace / "reports/train_fine.json").read_text())
+    assert speed.keys() == {"device", "tokens_s", "mfu"} and speed.items() <= figures.items()
+    assert speed["tokens_s"] > 0 and 0 < speed["mfu"] < 1
+    assert "tokens_s" not in (workspace / "models/fine/metrics.json").read_text()
 
 
 def test_pictures_are_normalised_by_the_training_split():

@@ -1,9 +1,10 @@
 """Examples in memory, and the order in which training sees them.
 
-The order is a pure function of (seed, step): nothing to save, and the same on every machine.
+The order is a pure function of (seed, step): nothing to save, the same on every machine, and it begins at any step.
 Legend: N clips, K levels, T frames.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -87,15 +88,20 @@ def read_examples(recipe: Recipe, workspace: Path, split: Split) -> Examples:
     )
 
 
-def order(count: int, batch: int, seed: int) -> Iterator[tuple[int, Tensor]]:
-    """(step, row numbers [batch]) without end: every row once an epoch, shuffled by (seed, epoch).
+def order(count: int, batch: int, seed: int, first_step: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """(step, row numbers [batch]) from `first_step` on without end: every row once an epoch, shuffled by (seed, epoch).
 
     Batches run on across the end of an epoch, so that catalogues smaller than a batch work too.
     """
-    step, epoch, rows = 0, 0, torch.empty(0, dtype=torch.long)
-    while True:
+
+    def shuffled(epoch: int) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+    epoch, seen = divmod(first_step * batch, count)
+    rows = shuffled(epoch)[seen:]
+    for step in itertools.count(first_step):
         while len(rows) < batch:
-            shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            rows, epoch = torch.cat((rows, torch.randperm(count, generator=shuffle))), epoch + 1
+            epoch += 1
+            rows = torch.cat((rows, shuffled(epoch)))
         yield step, rows[:batch]
-        step, rows = step + 1, rows[batch:]
+        rows = rows[batch:]

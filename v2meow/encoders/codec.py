@@ -94,6 +94,18 @@ class Codec(nn.Module):
         """Codes [B, k, F] of the first k ≤ K levels → [B, T]."""
         return self.waveform(self.decoder(self.quantizer.decode(codes.transpose(0, 1))))
 
+    @property
+    def context(self) -> tuple[int, int]:
+        """Frames before and after a frame that its sound depends on, for the blocks' dilations and the transform."""
+        return sum(2 * 2**i for i in range(self.config.blocks)), 1
+
+    def decode_part(self, codes: Tensor, first: int, end: int) -> Tensor:
+        """What `decode` of codes [B, K, F] gives for frames `first` … `end` - 1, from those and their context alone."""
+        before, after = self.context
+        start = max(0, first - before)
+        waveform = self.decode(codes[..., start : end + after])
+        return waveform[:, (first - start) * self.config.hop : (end - start) * self.config.hop]
+
     @torch.no_grad()
     def initialise_codebooks(self, frames: Tensor, generator: torch.Generator) -> None:
         """Residual k-means over frames [N, hop] of `spectrum`: each codebook fits what the ones before leave over.

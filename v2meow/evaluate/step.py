@@ -17,6 +17,7 @@ from v2meow.evaluate.gate import BUNDLE, REPORTS
 from v2meow.files import atomic_folder, read_json, write_json
 from v2meow.generate.pipeline import Cascade
 from v2meow.media import write_wav
+from v2meow.model.io import load_stage
 from v2meow.model.lm import TokenLM
 from v2meow.progress import progress
 from v2meow.train.batches import held_out_batches, make_batch
@@ -32,7 +33,7 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     folder = workspace / BUNDLE
     assemble(workspace, folder)
-    cascade = Cascade(folder)
+    cascade = Cascade(folder, pieces=recipe.evaluate.batch)
     examples = first_clips(read_examples(recipe, workspace, "holdout"), recipe.evaluate.videos)
     generated = score(cascade, examples, recipe.evaluate.batch)
     real = cascade.codec.decode(examples.codes)
@@ -40,7 +41,8 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
         "bundle": cascade.bundle,
         "videos": len(examples),
         "audio": audio_figures(generated),
-        "loss": losses(recipe, cascade, read_examples(recipe, workspace, "holdout")),
+        "loss": losses(recipe, folder, read_examples(recipe, workspace, "holdout")),
+        "decoder": {"agreement": decoder_agreement(recipe, cascade, folder, examples)},
         "codec": _figures(folder / "encoders" / "codec"),
         "joint": _figures(folder / "encoders" / "joint"),
         "level": _level_agreement(recipe, generated, real),
@@ -91,14 +93,32 @@ def audio_figures(waveforms: Tensor) -> dict[str, float]:
     }
 
 
-def losses(recipe: Recipe, cascade: Cascade, examples: Examples) -> dict[str, Any]:
+def losses(recipe: Recipe, folder: Path, examples: Examples) -> dict[str, Any]:
     """Held-out loss of each stage by level (nats a code); for the semantic stage also with a wrong video."""
     figures: dict[str, Any] = {}
     for name in STAGES:
-        by_level = held_out_loss(cascade.stages[name], held_out_batches(recipe, name, examples))
+        stage = load_stage(folder / name)
+        by_level = held_out_loss(stage, held_out_batches(recipe, name, examples))
         figures[name] = {"by_level": by_level.tolist(), "mean": float(by_level.mean())}
-    figures["semantic"] |= _video_margin(recipe, cascade.stages["semantic"], examples)
+        if name == "semantic":
+            figures[name] |= _video_margin(recipe, stage, examples)
     return figures
+
+
+@torch.inference_mode()
+def decoder_agreement(recipe: Recipe, cascade: Cascade, folder: Path, examples: Examples) -> float:
+    """Share of held-out codes for which the decoder, in the recipe's precision, has the plain model's favourite."""
+    same, count = 0, 0
+    for name in STAGES:
+        plain, packed = load_stage(folder / name), cascade.engines[name].model
+        for batch in held_out_batches(recipe, name, examples):
+            favourites = []
+            for model in (plain, packed):
+                moved = batch.to(model.norm.weight.device)
+                favourites.append(model(moved.codes, moved.conditions, moved.hidden).argmax(-1).cpu())
+            same += int((favourites[0] == favourites[1]).sum())
+            count += favourites[0].numel()
+    return same / count
 
 
 @torch.inference_mode()

@@ -1,17 +1,14 @@
-"""From a video to its music: the cascade of a bundle, end to end.
+"""The cascade of a bundle: from features of a picture to sound, all stages at work at once.
 
     features of the picture ─► semantic ids ─► coarse codes ─► fine codes ─► codec ─► waveform
 
-Legend: B requests, V visual frames, K levels, T frames.
+Each stage has an engine that decodes windows of any number of pieces together. The stage nearest to the sound
+goes first, so that the first second is heard while later ones are still decoded.
 """
 
-import hashlib
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,16 +16,17 @@ from v2meow import bundle
 from v2meow.config import STAGES, Recipe, StageName, load_recipe
 from v2meow.encoders.codec import Codec
 from v2meow.encoders.joint import TwoTower
-from v2meow.encoders.visual import EXTRACTORS
+from v2meow.encoders.semantic import SemanticIds
 from v2meow.files import read_json
-from v2meow.generate.decode import decode
-from v2meow.generate.windows import Window, advance
-from v2meow.media import MediaError, Reader, write_wav
+from v2meow.generate.engine import Engine
+from v2meow.generate.guidance import guidance_rows
+from v2meow.generate.parallel import ParallelEngine
+from v2meow.generate.piece import Brief, Piece
+from v2meow.generate.windows import Window
 from v2meow.model.io import load_stage
-from v2meow.model.lm import Conditions
-from v2meow.model.patterns import UNKNOWN
-from v2meow.progress import progress
 from v2meow.weights import METRICS
+
+CHUNK_SECONDS = 1.0  # sound is decoded and handed out in pieces of this length
 
 
 class PromptError(ValueError):
@@ -38,138 +36,111 @@ class PromptError(ValueError):
 class Cascade:
     """The three stages, the codec and the text tower of one bundle. Load it once, use it often."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load a bundle folder; BundleError when a file is missing or changed."""
+    def __init__(self, folder: Path, *, pieces: int = 1) -> None:
+        """Load a bundle folder for `pieces` at once; more wait. BundleError when a file is missing or changed."""
         self.bundle = bundle.verify(folder)
         self.recipe: Recipe = load_recipe(folder / "recipe.yaml")
-        self.stages = {name: load_stage(folder / name) for name in STAGES}
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.engines: dict[StageName, Engine | ParallelEngine] = {
+            name: self._engine(name, folder, pieces) for name in STAGES
+        }
         self.codec = Codec.load(folder / "encoders" / "codec")
+        self.ids = SemanticIds.load(folder / "encoders" / "semantic")
         self.joint = TwoTower.load(folder / "encoders" / "joint")
+        self._asked: dict[StageName, dict[int, tuple[Piece, Window]]] = {name: {} for name in STAGES}
         self.follows_text = bool(read_json(folder / "encoders" / "joint" / METRICS)["pairs"])
 
+    def _engine(self, name: StageName, folder: Path, pieces: int) -> Engine | ParallelEngine:
+        model = load_stage(folder / name).to(self.device)
+        sampling, seconds = self.recipe.sampling(name), self.recipe.stage(name).window_seconds
+        copies = len(guidance_rows(sampling, has_video=bool(model.spec.visual), has_text=bool(model.spec.joint_width)))
+        make = Engine if model.causal else ParallelEngine
+        precision = self.recipe.generate.precision
+        return make(model, sampling, rows=copies * pieces, seconds=seconds, precision=precision)
+
     def embed_prompt(self, prompt: str) -> Tensor:
-        """[1, width]. PromptError when the model was trained without captions, or the prompt is empty."""
+        """[width]. PromptError when the model was trained without captions, or the prompt is empty."""
         if not self.follows_text:
             raise PromptError("--prompt: this model was trained on videos without captions and cannot follow text")
         if not prompt.strip():
             raise PromptError("--prompt: the prompt is empty")
         with torch.inference_mode():
-            return self.joint.embed_text([prompt])
+            return self.joint.embed_text([prompt])[0]
+
+    def begin_with(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [t] and codes [K, T] of music [samples] that a piece shall begin with; less than an id is cut off."""
+        whole = waveform[None, : len(waveform) // self.ids.hop * self.ids.hop]
+        return self.ids.encode(whole)[0], self.codec.encode(whole)[0]
 
     def generate(
         self, visual: tuple[Tensor, ...], joint: Tensor | None, seconds: float, seeds: Sequence[int]
     ) -> Tensor:
-        """Waveforms float32 [B, T] of `seconds` for features [B, V, width] of each extractor and one seed a request.
+        """Waveforms float32 [B, samples] of `seconds` for features [B, V, width] and one seed a piece.
 
         `joint` [B, width] is the music-text vector, None without a prompt.
         """
-        ids = self.semantic(visual, joint, seconds, seeds)
-        coarse = self.coarse(ids, seeds)
-        waveform = self.codec.decode(torch.cat((coarse, self.fine(coarse, seeds)), dim=1))
-        return waveform[:, : round(seconds * self.recipe.codec.sample_rate)]
+        pieces = []
+        for row, seed in enumerate(seeds):
+            features, text = tuple(part[row] for part in visual), None if joint is None else joint[row]
+            pieces.append(Piece(Brief(visual=features, joint=text, seconds=seconds, seed=seed), self.recipe))
+        chunks: list[list[Tensor]] = [[] for _ in pieces]
+        for number, chunk in self.stream(pieces):
+            chunks[number].append(chunk)
+        return torch.stack([torch.cat(parts) for parts in chunks])
 
-    def semantic(
-        self, visual: tuple[Tensor, ...], joint: Tensor | None, seconds: float, seeds: Sequence[int]
-    ) -> Tensor:
-        """Semantic ids [B, 1, T] for `seconds`, window by window with the recipe's context."""
-        rate = self.recipe.semantic_ids.rate
-        ids = _unknown(len(seeds), 1, math.ceil(seconds * rate))
-        generators = _generators(seeds, "semantic")
-        for window in self._windows("semantic", ids.shape[2], rate):
-            start, stop = window.start / rate, window.end / rate
-            cut = tuple(
-                _cut(features, extractor.rate, start, stop)
-                for features, extractor in zip(visual, self.recipe.visual, strict=True)
-            )
-            piece = slice(window.start, window.end)
-            ids[..., piece] = self._decode("semantic", Conditions(visual=cut, joint=joint), ids[..., piece], generators)
-        return ids
+    def stream(self, pieces: list[Piece]) -> Iterator[tuple[int, Tensor]]:
+        """Sound as it is made: (number of the piece, samples [n]), each piece's in order, CHUNK_SECONDS at a time.
 
-    def coarse(self, ids: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codec levels 1 … Kc [B, Kc, T] for all of the semantic ids."""
-        ratio = self.recipe.codec.rate // self.recipe.semantic_ids.rate
-        codes = _unknown(len(seeds), self.recipe.stages.coarse_levels, ids.shape[2] * ratio)
-        generators = _generators(seeds, "coarse")
-        for window in self._windows("coarse", ids.shape[2], self.recipe.semantic_ids.rate):
-            piece = slice(window.start * ratio, window.end * ratio)
-            given = Conditions(prefix=ids[..., window.start : window.end])
-            codes[..., piece] = self._decode("coarse", given, codes[..., piece], generators)
-        return codes
+        Closing the iterator gives up what is not done and frees its places in the engines at once.
+        """
+        try:
+            yield from self._sound(pieces)
+            while any(piece.heard < piece.frames for piece in pieces):
+                self._submit(pieces)
+                self._step()
+                yield from self._sound(pieces)
+        finally:
+            self._forget(pieces)
 
-    def fine(self, coarse: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codec levels Kc+1 … K [B, K - Kc, T], in windows without context: the coarse codes already carry it."""
-        levels = self.recipe.codec.levels - coarse.shape[1]
-        codes, generators = _unknown(len(seeds), levels, coarse.shape[2]), _generators(seeds, "fine")
-        length = round(self.recipe.stages.fine.window_seconds * self.recipe.codec.rate)
-        for window in advance(coarse.shape[2], length, 0):
-            piece = slice(window.start, window.end)
-            codes[..., piece] = self._decode(
-                "fine", Conditions(prefix=coarse[..., piece]), codes[..., piece], generators
-            )
-        return codes
+    def _submit(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            for stage, window, request in piece.due():
+                self._asked[stage][self.engines[stage].submit(request)] = piece, window
 
-    def _windows(self, stage: StageName, frames: int, rate: float) -> list[Window]:
-        config, context = self.recipe.stage(stage), self.recipe.generate.context_seconds
-        return advance(frames, round(config.window_seconds * rate), round(context * rate))
+    def _step(self) -> None:
+        """One step of the stage nearest to the sound that has anything to do; its codes go to whose they are."""
+        stage: StageName = next(name for name in reversed(STAGES) if self.engines[name].busy)
+        engine, asked = self.engines[stage], self._asked[stage]
+        for ticket, codes in engine.step().items():
+            piece, window = asked.pop(ticket)
+            piece.deliver(stage, window, codes)
+        for ticket, (piece, window) in asked.items():
+            if self._is_awaited(stage, piece, window.start + engine.frames(ticket)):
+                piece.deliver(stage, window, engine.peek(ticket))
 
-    def _decode(self, stage: StageName, given: Conditions, known: Tensor, generators: list[torch.Generator]) -> Tensor:
-        return decode(self.stages[stage], given, known, self.recipe.sampling(stage), generators)
+    def _forget(self, pieces: list[Piece]) -> None:
+        """Free what these pieces still hold in the engines."""
+        for stage, asked in self._asked.items():
+            for ticket in [ticket for ticket, (piece, _) in asked.items() if piece in pieces]:
+                self.engines[stage].cancel(ticket)
+                del asked[ticket]
 
+    def _is_awaited(self, stage: StageName, piece: Piece, frames: int) -> bool:
+        """Whether a next stage, or the ear, waits for the first `frames` frames of a window that is not done yet."""
+        need = self._next_chunk(piece)[1] if stage == "fine" else piece.needs(stage)
+        return need is not None and piece.ready[stage] < need <= frames
 
-def generate_file(
-    video: Path, out: Path, model: Path, prompt: str | None, seconds: float | None, seed: int, *, wav: bool = False
-) -> dict[str, Any]:
-    """Score `video` into the MP4 `out` (and a WAV beside it) with the bundle `model`; returns what was done.
+    def _next_chunk(self, piece: Piece) -> tuple[int, int]:
+        """Where the next chunk of a piece ends, and how many frames must be there to decode it."""
+        end = min(piece.frames, piece.heard + round(CHUNK_SECONDS * self.codec.config.rate))
+        return end, min(piece.frames, end + self.codec.context[1])
 
-    The same seed, video and model give the same audio. MediaError, PromptError or BundleError with one line.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise MediaError(out, "the scored video is an MP4 file: give a name that ends in .mp4")
-    cascade = Cascade(model)
-    joint = cascade.embed_prompt(prompt) if prompt is not None else None
-    with Reader(cascade.recipe.media) as reader:
-        length = reader.probe(video).seconds
-        length = min(length, seconds) if seconds is not None else length
-        visual = read_features(cascade.recipe, reader, video, length)
-        with progress("generate", 1) as bar:
-            waveform = cascade.generate(visual, joint, length, [seed])[0].numpy()
-            bar.advance()
-        rate = cascade.recipe.codec.sample_rate
-        reader.mux(video, waveform, rate, out)
-    if wav:
-        write_wav(out.with_suffix(".wav"), waveform, rate)
-    level = 10 * math.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12)
-    return {
-        "out": str(out),
-        "seconds": round(length, 3),
-        "level_dbfs": round(level, 1),
-        "seed": seed,
-        "model": cascade.bundle[:12],
-    }
-
-
-def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:
-    """Features [1, V, width] of each extractor for the first `seconds` of a video, read clip by clip."""
-    clip = recipe.data.clip_seconds
-    starts = [i * clip for i in range(math.ceil(seconds / clip))]
-    features = []
-    for extractor in recipe.visual:
-        frames = [reader.frames(video, extractor.rate, extractor.size, start, clip) for start in starts]
-        features.append(torch.from_numpy(EXTRACTORS[extractor.kind](np.concatenate(frames)))[None])
-    return tuple(features)
-
-
-def _cut(features: Tensor, rate: float, start: float, stop: float) -> Tensor:
-    """Features [B, V, width] on screen from `start` to `stop` seconds; at least one frame."""
-    first = min(round(start * rate), features.shape[1] - 1)
-    return features[:, first : max(first + 1, round(stop * rate))]
-
-
-def _unknown(batch: int, levels: int, frames: int) -> Tensor:
-    return torch.full((batch, levels, frames), UNKNOWN)
-
-
-def _generators(seeds: Sequence[int], stage: StageName) -> list[torch.Generator]:
-    """An independent random stream for each request and stage."""
-    keys = [hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:7] for seed in seeds]
-    return [torch.Generator().manual_seed(int.from_bytes(key)) for key in keys]
+    def _sound(self, pieces: list[Piece]) -> Iterator[tuple[int, Tensor]]:
+        """Decode what can be decoded. Chunks stand on a fixed grid, so that they are the same however codes arrive."""
+        rate, hop = self.codec.config.sample_rate, self.codec.config.hop
+        for number, piece in enumerate(pieces):
+            while piece.heard < piece.frames and piece.ready["fine"] >= self._next_chunk(piece)[1]:
+                first, end = piece.heard, self._next_chunk(piece)[0]
+                chunk = self.codec.decode_part(piece.codes[None], first, end)[0]
+                piece.heard = end
+                yield number, chunk[: round(piece.brief.seconds * rate) - first * hop]

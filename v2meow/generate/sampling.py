@@ -1,6 +1,7 @@
-"""Drawing codes from logits: temperature, top-k, top-p, and one random stream a request.
+"""Drawing codes from logits: temperature, top-k, top-p, and random numbers that are a function of (seed, step, place).
 
-Each row draws from a generator of its own, so a request gives the same codes alone or in a batch.
+Random numbers come from a counter, not from a generator's state: a request draws the same codes alone or in any
+company, on any device, and from any step on, without waiting for the device.
 """
 
 import torch
@@ -8,27 +9,61 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 
+# lowbias32, a 32-bit mixing function found by search (github.com/skeeto/hash-prospector), as signed constants.
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
+_OTHER = 0x1E3779B9
 
-def sample(logits: Tensor, config: SamplingConfig, generators: list[torch.Generator]) -> Tensor:
-    """Logits [B, K, bins] → codes int64 [B, K], row b drawn with generators[b]."""
-    assert len(generators) == logits.shape[0], (len(generators), logits.shape)
-    filtered = filter_logits(logits.float(), config)
+
+def step_keys(seed: int, steps: Tensor) -> Tensor:
+    """The key of each step of a stream of random numbers: int64 of the shape of `steps`, from a seed of 64 bits."""
+    low, high = torch.tensor([seed], dtype=torch.int64).view(torch.int32).to(steps.device)
+    first = _mix(_mix(steps.to(torch.int32) ^ low) ^ high)
+    second = _mix(_mix(first ^ _OTHER) ^ low)  # mixed once more than places are, so that none can cancel it
+    return torch.stack((first, second), -1).view(torch.int64)[..., 0]
+
+
+def sample(logits: Tensor, config: SamplingConfig, keys: Tensor) -> Tensor:
+    """Logits [Q, K, bins] → codes int64 [Q, K], drawn with the numbers of keys [Q]."""
+    assert len(logits) == len(keys), (logits.shape, keys.shape)
+    bins = logits.shape[-1]
+    scaled = logits.float() if config.temperature == 1 else logits.float() / config.temperature
+    place = torch.arange(0, logits.shape[1] * bins, bins, device=logits.device)[:, None]
+    if 0 < config.top_k < bins:
+        scaled, codes = scaled.topk(config.top_k, dim=-1)
+        place = place + codes
+    else:
+        codes, place = None, (place + torch.arange(bins, device=logits.device))[None]
     # The exponential race: the smallest e / p is a draw from p, and needs no normalised p.
-    race = torch.stack(
-        [torch.empty(logits.shape[1:]).exponential_(generator=generator) for generator in generators]
-    ).to(logits.device)
-    return (filtered - race.log()).argmax(-1)
+    winner = (nucleus(scaled, config.top_p) - race(keys, place)).argmax(-1, keepdim=True)
+    return (winner if codes is None else codes.gather(-1, winner))[..., 0]
 
 
-def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Logits [..., bins] over temperature, with everything outside top-k and top-p at -inf."""
-    logits = logits / config.temperature
-    if 0 < config.top_k < logits.shape[-1]:
-        least = logits.topk(config.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if config.top_p < 1:
-        ranked, places = logits.sort(dim=-1, descending=True)
-        chances = ranked.softmax(-1)
-        beyond = chances.cumsum(-1) - chances >= config.top_p  # the first is always kept
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
-    return logits
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Logits [..., bins] with everything outside the likeliest codes that reach `top_p` at -inf."""
+    if top_p >= 1:
+        return logits
+    ranked, places = logits.sort(dim=-1, descending=True)
+    chances = ranked.softmax(-1)
+    beyond = chances.cumsum(-1) - chances >= top_p  # the first is always kept
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
+
+
+def race(keys: Tensor, places: Tensor) -> Tensor:
+    """Logarithms of independent exponential numbers: keys [Q], places [Q or 1, K, C] → [Q, K, C]."""
+    low, high = keys.contiguous().view(torch.int32).view(-1, 2, 1, 1).unbind(1)
+    mixed = _mix(_mix(places.to(torch.int32) ^ low) ^ high)
+    # 24 bits as a number strictly between 0 and 1.
+    uniform = _shift(mixed, 8).float().add_(0.5).mul_(2.0**-24)
+    return uniform.log_().neg_().log_()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of int32 under which every input bit flips every output bit about half of the time."""
+    x = (x ^ _shift(x, 16)) * _FIRST
+    x = (x ^ _shift(x, 15)) * _SECOND
+    return x ^ _shift(x, 16)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right, which torch lacks for signed integers."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)

@@ -1,8 +1,11 @@
 """One token language model; the three stages are three specs of it.
 
     semantic   encoder over visual frames and the music-text vector; decoder with cross-attention → semantic ids
-    coarse     prefix of semantic ids                                                       → codec levels 1 … Kc
+    coarse     prefix of semantic ids, and of the visual frames where a recipe says so       → codec levels 1 … Kc
     fine       prefix of coarse codes of a short window                                     → codec levels Kc+1 … K
+
+A stage of layout `delay` or `flatten` predicts each step from the steps before it. One of layout `parallel` sees
+all frames at once, some codes hidden, and predicts the hidden ones (SoundStorm, arXiv 2305.09636).
 
 Legend: B batch, K target codebooks, T target frames, S steps, V visual frames, P prefix frames, D width.
 Sources: V2Meow (arXiv 2305.06594, section 3), AudioLM (arXiv 2209.03143). It knows ids and features,
@@ -16,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v2meow.config import Recipe, StageName
-from v2meow.model.patterns import Layout, layout
-from v2meow.model.transformer import Block, CrossAttention, KeyValues, SelfAttention, rotary
+from v2meow.model.patterns import PARALLEL, Layout, layout
+from v2meow.model.transformer import Angles, Block, CrossAttention, KeyValues, SelfAttention, Step, rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ def stage_spec(recipe: Recipe, name: StageName, visual_widths: tuple[int, ...]) 
     )
     streams = {
         "semantic": {"target": ids, "visual": visual, "joint_width": recipe.joint.width},
-        "coarse": {"target": coarse, "prefix": ids},
+        "coarse": {"target": coarse, "prefix": ids, "visual": visual if recipe.stages.coarse_sees_video else ()},
         "fine": {"target": fine, "prefix": coarse},
     }[name]
     return StageSpec(
@@ -96,13 +99,11 @@ class Conditions:
     keep_video: Tensor | None = None
     keep_text: Tensor | None = None
 
-
-@dataclass
-class DecoderState:
-    """Everything that decoding carries from step to step: caches of self-attention, memory of cross-attention."""
-
-    caches: list[KeyValues]
-    memory: list[KeyValues | None]
+    def to(self, device: torch.device) -> "Conditions":
+        """The same on another device."""
+        others = (self.joint, self.prefix, self.keep_video, self.keep_text)
+        moved = (part if part is None else part.to(device) for part in others)
+        return Conditions(tuple(features.to(device) for features in self.visual), *moved)
 
 
 class TokenLM(nn.Module):
@@ -146,13 +147,22 @@ class TokenLM(nn.Module):
 
     @property
     def empty(self) -> int:
-        """The input code of a place that carries no code, also the code before the first."""
+        """The input code of a place that carries no code, of a hidden one, and of the step before the first."""
         return self.spec.target.bins
+
+    @property
+    def causal(self) -> bool:
+        """Whether a step sees the steps before it only."""
+        return self.spec.layout != PARALLEL
+
+    @property
+    def head_width(self) -> int:
+        return self.spec.width // self.spec.heads
 
     def layout(self, frames: int) -> Layout:
         """The layout of `frames` target frames, on the model's device."""
         made = layout(self.spec.layout, self.spec.target.levels, frames)
-        return Layout(made.frame.to(self.head.weight.device))
+        return Layout(made.frame.to(self.norm.weight.device))
 
     @property
     def step_seconds(self) -> float:
@@ -167,7 +177,7 @@ class TokenLM(nn.Module):
         if not self.spec.encoder_layers:
             return [None] * len(self.blocks)
         sequence, times = self._encoder_input(given)
-        angles = rotary(times, self.spec.width // self.spec.heads)
+        angles = rotary(times, self.head_width)
         for block in self.encoder:
             sequence = block(sequence, angles, causal=False)
         assert self.norm_memory is not None
@@ -175,7 +185,13 @@ class TokenLM(nn.Module):
         return [block.cross.project(sequence, angles) for block in self.blocks]  # type: ignore[union-attr]
 
     def _encoder_input(self, given: Conditions) -> tuple[Tensor, Tensor]:
-        """All visual frames of all extractors and one place for the music-text vector: [B, M, D], times [M].
+        """All visual frames of all extractors and one place for the music-text vector: [B, M, D], times [M]."""
+        video, times = self._video(given)
+        text = self._text(given, video.shape[0])[:, None]
+        return torch.cat((video, text), dim=1), torch.cat((times, times.new_zeros(1)))
+
+    def _video(self, given: Conditions) -> tuple[Tensor, Tensor]:
+        """All visual frames of all extractors: [B, V, D], times [V].
 
         Attention sees times, not order, so extractors stand one behind the other here and are
         interleaved by their times.
@@ -184,30 +200,34 @@ class TokenLM(nn.Module):
         for features, visual, project in zip(given.visual, self.spec.visual, self.project_visual, strict=True):
             assert features.shape[2] == visual.width, (features.shape, visual)
             span = slice(first, first + visual.width)
-            parts.append(project((features - self.visual_mean[span]) / self.visual_std[span]))
+            normalised = (features - self.visual_mean[span]) / self.visual_std[span]
+            parts.append(project(normalised.to(self.norm.weight.dtype)))
             times.append(torch.arange(features.shape[1], device=features.device) / visual.rate)
             first += visual.width
         video = torch.cat(parts, dim=1)
         if given.keep_video is not None:
             video = torch.where(given.keep_video[:, None, None], video, self.null_video)
-        text = self._text(given, video.shape[0])[:, None]
-        return torch.cat((video, text), dim=1), torch.cat((*times, times[0].new_zeros(1)))
+        return video, torch.cat(times)
 
     def _text(self, given: Conditions, batch: int) -> Tensor:
         if given.joint is None:
             return self.null_text.expand(batch, -1)
-        text = self.project_joint(given.joint)
+        text = self.project_joint(given.joint.to(self.norm.weight.dtype))
         return text if given.keep_text is None else torch.where(given.keep_text[:, None], text, self.null_text)
 
     def _prefix(self, given: Conditions) -> tuple[Tensor, Tensor] | None:
-        """Embedded prefix codes [B, P, D] and their times [P]."""
+        """The embedded prefix [B, P, D] and its times [P]: visual frames first, where the stage sees any."""
         if self.spec.prefix is None:
             return None
         codes = given.prefix
         assert codes is not None, "this stage needs a prefix"
         assert codes.shape[1] == self.spec.prefix.levels, codes.shape
         embedded = sum(embed(codes[:, k]) for k, embed in enumerate(self.embed_prefix)) + self.mark_prefix
-        return embedded, torch.arange(codes.shape[2], device=codes.device) / self.spec.prefix.rate
+        times = torch.arange(codes.shape[2], device=codes.device) / self.spec.prefix.rate
+        if not self.spec.visual:
+            return embedded, times
+        video, video_times = self._video(given)
+        return torch.cat((video, embedded), 1), torch.cat((video_times, times))
 
     # ---- decoder
 
@@ -219,42 +239,66 @@ class TokenLM(nn.Module):
         """[B, S, D] → [B, S, K, bins]."""
         return self.head(self.norm(hidden)).unflatten(-1, (self.spec.target.levels, self.spec.target.bins))
 
-    def forward(self, codes: Tensor, given: Conditions) -> Tensor:
-        """Logits [B, S, K, bins] of every step of `codes` [B, K, T], each from the steps before it."""
-        frames = codes.shape[2]
-        sequence = self.layout(frames).build(codes, self.empty)
-        inputs = F.pad(sequence[:, :-1], (0, 0, 1, 0), value=self.empty)
-        hidden, times = self._embed(inputs), torch.arange(sequence.shape[1], device=codes.device)
-        times = times * self.step_seconds
-        prefix, skip = self._prefix(given), 0
-        if prefix:
-            hidden, times, skip = torch.cat((prefix[0], hidden), 1), torch.cat((prefix[1], times)), prefix[0].shape[1]
-        angles = rotary(times, self.spec.width // self.spec.heads)
+    def forward(self, codes: Tensor, given: Conditions, hidden: Tensor | None = None) -> Tensor:
+        """Logits [B, S, K, bins] of every step of `codes` [B, K, T].
+
+        Causal layouts predict each step from the steps before it; `parallel` predicts the codes where `hidden`
+        [B, K, T] is true from all the others.
+        """
+        made = self.layout(codes.shape[2])
+        if self.causal:
+            inputs = F.pad(made.build(codes, self.empty)[:, :-1], (0, 0, 1, 0), value=self.empty)
+        else:
+            assert hidden is not None, "layout parallel needs to know which codes are hidden"
+            inputs = made.build(codes.masked_fill(hidden, self.empty), self.empty)
+        sequence, times, skip = self._sequence(inputs, given)
+        angles = rotary(times, self.head_width)
         for block, memory in zip(self.blocks, self.memory(given), strict=True):
-            hidden = block(hidden, angles, causal=True, memory=memory)
-        return self._logits(hidden[:, skip:])
+            sequence = block(sequence, angles, causal=self.causal, memory=memory)
+        return self._logits(sequence[:, skip:])
 
-    def start(self, given: Conditions, batch: int, steps: int) -> DecoderState:
-        """Preallocate the caches for `steps` steps, encode the conditions and read the prefix into the caches."""
+    def _sequence(self, inputs: Tensor, given: Conditions) -> tuple[Tensor, Tensor, int]:
+        """The embedded prefix and inputs [B, S, K] behind it: [B, P + S, D], times [P + S], and P."""
+        embedded = self._embed(inputs)
+        times = torch.arange(inputs.shape[1], device=inputs.device) * self.step_seconds
         prefix = self._prefix(given)
-        skip = prefix[0].shape[1] if prefix else 0
-        shape = (batch, self.spec.heads, skip + steps, self.spec.width // self.spec.heads)
-        make = self.head.weight.new_zeros
-        state = DecoderState([KeyValues(make(shape), make(shape)) for _ in self.blocks], self.memory(given))
-        if prefix:
-            self._advance(prefix[0], prefix[1], state)
-        return state
+        if prefix is None:
+            return embedded, times, 0
+        return torch.cat((prefix[0], embedded), 1), torch.cat((prefix[1], times)), prefix[0].shape[1]
 
-    def step(self, inputs: Tensor, first: int, state: DecoderState) -> Tensor:
-        """Logits [B, n, K, bins] for `inputs` [B, n, K], the codes before steps `first` … `first + n - 1`."""
-        times = torch.arange(first, first + inputs.shape[1], device=inputs.device) * self.step_seconds
-        return self._logits(self._advance(self._embed(inputs), times, state))
+    # ---- decoding step by step
 
-    def _advance(self, hidden: Tensor, times: Tensor, state: DecoderState) -> Tensor:
-        angles = rotary(times, self.spec.width // self.spec.heads)
-        for block, cache, memory in zip(self.blocks, state.caches, state.memory, strict=True):
-            hidden = block(hidden, angles, causal=True, cache=cache, memory=memory)
-        return hidden
+    def caches(self, rows: int, capacity: int) -> list[KeyValues]:
+        """Empty storage of every block's keys and values for `capacity` places a row."""
+        shape = (rows, self.spec.heads, capacity, self.head_width)
+        make = self.norm.weight.new_zeros
+        return [KeyValues(make(shape), make(shape)) for _ in self.blocks]
+
+    def fill(self, inputs: Tensor, given: Conditions, caches: list[KeyValues], memory: list[KeyValues | None]) -> int:
+        """Read the prefix and the inputs [B, F, K] of the first F steps into the caches; the number of places read."""
+        sequence, times, _ = self._sequence(inputs, given)
+        angles = rotary(times, self.head_width)
+        if len(times):
+            for block, cache, remembered in zip(self.blocks, caches, memory, strict=True):
+                sequence = block(sequence, angles, causal=True, memory=remembered, cache=cache)
+        return len(times)
+
+    def advance(
+        self,
+        inputs: Tensor,
+        angles: Angles,
+        step: Step,
+        caches: list[KeyValues],
+        memory: list[KeyValues | None],
+        memory_mask: Tensor | None,
+    ) -> Tensor:
+        """Logits [n, K, bins] of one step of n rows, for inputs [n, K] and their rotary angles [n, 1, 1, D / H]."""
+        hidden = self._embed(inputs[:, None])
+        for block, cache, remembered in zip(self.blocks, caches, memory, strict=True):
+            hidden = block(
+                hidden, angles, causal=True, memory=remembered, memory_mask=memory_mask, cache=cache, step=step
+            )
+        return self._logits(hidden)[:, 0]
 
 
 def token_losses(logits: Tensor, codes: Tensor, made: Layout) -> Tensor:

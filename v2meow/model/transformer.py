@@ -18,36 +18,61 @@ ROTARY_BASE = 10_000.0
 NEAR = 2.5  # how strongly half of the heads begin by looking at their own time
 
 
+@dataclass(frozen=True)
+class Step:
+    """One new place for each of n rows, behind pasts of different lengths; the same for all layers of one step.
+
+    `place` [n] is where the new place of each of the first n rows goes, `span` is above every place, and `mask`
+    [n, 1, 1, span] is 0 where a row may look and -inf elsewhere; None where all rows see all of it.
+    """
+
+    place: Tensor
+    span: int
+    mask: Tensor | None
+
+
 @dataclass
 class KeyValues:
-    """Keys and values of one attention, [B, H, capacity, D / H], of which `length` are filled."""
+    """Keys and values of one attention, [B, H, capacity, D / H] each. What of them is valid, its user knows."""
 
     keys: Tensor
     values: Tensor
-    length: int = 0
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write behind what is there and return views of all that is filled."""
-        end = self.length + keys.shape[2]
-        assert end <= self.keys.shape[2], (end, self.keys.shape)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def rows(self, first: int, end: int) -> "KeyValues":
+        """The same storage, seen from row `first` to `end` - 1."""
+        return KeyValues(self.keys[first:end], self.values[first:end])
+
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Write the first places of all rows."""
+        count = keys.shape[2]
+        assert count <= self.keys.shape[2], (count, self.keys.shape)
+        self.keys[:, :, :count] = keys
+        self.values[:, :, :count] = values
+
+    def append(self, keys: Tensor, values: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Write one place a row, keys and values [n, H, 1, D / H]; return views of the first `span` places."""
+        rows = len(step.place)
+        where = step.place[:, None, None, None].expand_as(keys)
+        self.keys[:rows].scatter_(2, where, keys.to(self.keys.dtype))
+        self.values[:rows].scatter_(2, where, values.to(self.values.dtype))
+        return self.keys[:rows, :, : step.span], self.values[:rows, :, : step.span]
 
 
-def rotary(times: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [S, head_width / 2] for `times` [S] in seconds (RoFormer, arXiv 2104.09864)."""
+Angles = tuple[Tensor, Tensor]
+
+
+def rotary(times: Tensor, head_width: int) -> Angles:
+    """Cosines and signed sines [..., S, D / H] for `times` [..., S] in seconds (RoFormer, arXiv 2104.09864)."""
     exponent = torch.arange(0, head_width, 2, device=times.device, dtype=torch.float32) / head_width
-    angle = times.float()[:, None] * POSITIONS_PER_SECOND * ROTARY_BASE**-exponent
-    return angle.cos(), angle.sin()
+    angle = times.float()[..., None] * POSITIONS_PER_SECOND * ROTARY_BASE**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn queries or keys [B, H, S, D / H] by their positions."""
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """Turn queries or keys [..., S, D / H] by their positions, computed in float32."""
     cos, sin = angles
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def near_bias(width: int, heads: int) -> Tensor:
@@ -78,18 +103,18 @@ class SelfAttention(nn.Module):
         self.qkv.bias.copy_(torch.cat((bias, bias, torch.zeros_like(bias))))
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], *, causal: bool, cache: KeyValues | None = None
+        self, x: Tensor, angles: Angles, *, causal: bool, cache: KeyValues | None = None, step: Step | None = None
     ) -> Tensor:
-        """x [B, S, D] → [B, S, D]. With a cache, x continues what the cache holds."""
-        query, key, value = (_split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        query, key = rotate(query, angles), rotate(key, angles)
-        past = cache.length if cache else 0
-        if cache:
-            key, value = cache.append(key, value)
+        """x [B, S, D] → [B, S, D]. A cache is filled with what x says, or, with a step, continued by it."""
+        query_key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split((2, 1))
+        (query, key), (value,) = rotate(query_key, angles), value
         mask = None
-        if causal and past and query.shape[2] > 1:  # several steps behind a cache: the causal square is off centre
-            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=x.device).tril(past)
-        square = causal and not past and query.shape[2] > 1
+        if cache and step:
+            key, value = cache.append(key, value, step)
+            query, mask = query.to(key.dtype), step.mask
+        elif cache:
+            cache.fill(key, value)
+        square = causal and not step and x.shape[1] > 1
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=square)
         return self.out(_join(mixed))
 
@@ -111,14 +136,15 @@ class CrossAttention(nn.Module):
         self.query.bias.copy_(bias)
         self.key_value.bias.copy_(torch.cat((bias, torch.zeros_like(bias))))
 
-    def project(self, memory: Tensor, angles: tuple[Tensor, Tensor]) -> KeyValues:
+    def project(self, memory: Tensor, angles: Angles) -> KeyValues:
         """Keys and values of the memory [B, M, D]."""
         key, value = (_split(part, self.heads) for part in self.key_value(memory).chunk(2, dim=-1))
-        return KeyValues(rotate(key, angles), value, memory.shape[1])
+        return KeyValues(rotate(key, angles), value)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: KeyValues) -> Tensor:
-        query = rotate(_split(self.query(x), self.heads), angles)
-        return self.out(_join(F.scaled_dot_product_attention(query, memory.keys, memory.values)))
+    def forward(self, x: Tensor, angles: Angles, memory: KeyValues, mask: Tensor | None = None) -> Tensor:
+        """`mask` [B, 1, 1, M] is -inf where a row's memory ends before the storage does."""
+        query = rotate(_split(self.query(x), self.heads), angles).to(memory.keys.dtype)
+        return self.out(_join(F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=mask)))
 
 
 class Block(nn.Module):
@@ -138,16 +164,19 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        angles: tuple[Tensor, Tensor],
+        angles: Angles,
         *,
         causal: bool,
-        cache: KeyValues | None = None,
         memory: KeyValues | None = None,
+        memory_mask: Tensor | None = None,
+        cache: KeyValues | None = None,
+        step: Step | None = None,
     ) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm_attention(x), angles, causal=causal, cache=cache))
+        attended = self.attention(self.norm_attention(x), angles, causal=causal, cache=cache, step=step)
+        x = x + self.dropout(attended)
         if self.cross and self.norm_cross:
             assert memory is not None, "a block with cross-attention needs a memory"
-            x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory))
+            x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory, memory_mask))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 

@@ -1,66 +1,138 @@
-"""The plain training loop of one stage: model, batches and a config in, losses out.
+"""The plain training loop of one stage: a state, batches and a config in, trained weights and reports out.
 
 Knows nothing of files, clusters or progress bars. Runs with torch alone.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from v2meow.config import StageConfig
 from v2meow.model.lm import Conditions, TokenLM, token_losses
-from v2meow.train.optim import make_optimizer, rate_at, set_rate
+from v2meow.train.optim import rate_at, set_rate
+from v2meow.train.speed import step_flops
+from v2meow.train.state import TrainState
+from v2meow.train.wrap import wrapped
+
+
+class TrainingError(ValueError):
+    """Training that cannot go on; the message names the stage and the step."""
 
 
 @dataclass
 class Batch:
-    """Target codes [B, K, T] and what they are conditioned on."""
+    """Target codes [B, K, T], what they are conditioned on, and in layout parallel which are `hidden` [B, K, T]."""
 
     codes: Tensor
     conditions: Conditions
+    hidden: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`."""
+        return _each_tensor(self, lambda tensor: tensor.to(device))
+
+    def split(self, parts: int) -> list["Batch"]:
+        """The batch as `parts` batches of as many rows each."""
+        rows = len(self.codes)
+        assert rows % parts == 0, (rows, parts)
+        return [
+            _each_tensor(self, lambda tensor, part=part: tensor[part : part + rows // parts])
+            for part in range(0, rows, rows // parts)
+        ]
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step showed: loss in nats a code, gradient norm before clipping, learning rate."""
+    """What one step showed: loss in nats a code, gradient norm before clipping, learning rate, speed.
+
+    `tokens_s` counts target codes a second; `mfu` is the share of the device's peak that the step's arithmetic used.
+    """
 
     step: int
     loss: float
     gradient_norm: float
     learning_rate: float
+    tokens_s: float
+    mfu: float
 
 
 def loss_of(model: TokenLM, batch: Batch) -> Tensor:
     """Mean cross-entropy of each codebook level, in nats: [K]."""
-    logits = model(batch.codes, batch.conditions)
-    return token_losses(logits, batch.codes, model.layout(batch.codes.shape[2])).mean((0, 2))
+    logits = model(batch.codes, batch.conditions, batch.hidden)
+    losses = token_losses(logits, batch.codes, model.layout(batch.codes.shape[2]))
+    return losses.mean((0, 2)) if batch.hidden is None else _hidden_losses(losses, batch.hidden)
+
+
+def _hidden_losses(losses: Tensor, hidden: Tensor) -> Tensor:
+    """[B, K, T] → [K], from the hidden codes of the lowest level of each example that has any: they are what is learnt.
+
+    Each example counts alike, however much of it is hidden, and K times at its own level: so the mean over levels is
+    the mean over examples, parts of a batch add up to the whole, and a level that no example is at adds nothing.
+    Where every level has as many examples, as in held-out batches together, each level's value is its own mean.
+    """
+    learnt = hidden & (hidden.any(2).cumsum(1) == 1)[:, :, None]
+    return (losses * learnt).sum(2).div(learnt.sum((1, 2))[:, None]).mean(0) * hidden.shape[1]
 
 
 def train_step(
-    model: TokenLM, batch: Batch, optimizer: torch.optim.Optimizer, clip_norm: float, *, bfloat16: bool
+    model: TokenLM, batch: Batch, optimizer: torch.optim.Optimizer, config: StageConfig
 ) -> tuple[float, float]:
-    """One update; returns the loss and the gradient norm."""
-    with torch.autocast(batch.codes.device.type, torch.bfloat16, enabled=bfloat16):
-        loss = loss_of(model, batch).mean()
+    """One update, from `config.accumulate` passes; returns the loss and the gradient norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    total = torch.zeros((), device=batch.codes.device)
+    for part in batch.split(config.accumulate):
+        with torch.autocast(batch.codes.device.type, torch.bfloat16, enabled=config.bfloat16):
+            loss = loss_of(model, part).mean() / config.accumulate
+        loss.backward()
+        total += loss.detach()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
-    return loss.item(), float(norm)
+    return total.item(), norm.item()  # the only places that wait for the device
 
 
-def train(model: TokenLM, batches: Iterator[Batch], config: StageConfig, on_step: Callable[[StepReport], None]) -> None:
-    """Train `model` in place for `config.steps` steps, one batch each."""
-    optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
-    model.train()
-    for step in range(config.steps):
-        rate = rate_at(step, peak=config.learning_rate, warmup=config.warmup_steps, total=config.steps)
-        set_rate(optimizer, rate)
-        loss, norm = train_step(model, next(batches), optimizer, config.clip_norm, bfloat16=config.bfloat16)
-        on_step(StepReport(step, loss, norm, rate))
-    model.eval()
+def train(
+    state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float, on_step: Callable[[StepReport], None]
+) -> None:
+    """Take `state` from the step it has reached to step `config.steps`, one batch each.
+
+    `batches` begin at that step; `peak` is the device's FLOP/s; `on_step` may save the state, which is then that
+    after the reported step. Raises TrainingError at the first loss or gradient that is no number.
+    """
+    state.model.train()
+    with wrapped(state.model, config):
+        while state.step < config.steps:
+            report = _timed_step(state, batches, config, peak)
+            _refuse_no_number(state.model.spec.name, report)
+            state.update_average()
+            state.step += 1
+            on_step(report)
+    state.use_average()
+    state.model.eval()
+
+
+def _timed_step(state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float) -> StepReport:
+    """The next step; waiting for its batch counts as a part of it."""
+    rate = rate_at(state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=config.steps)
+    set_rate(state.optimizer, rate)
+    start = time.perf_counter()
+    batch = next(batches).to(state.device)
+    loss, norm = train_step(state.model, batch, state.optimizer, config)
+    seconds = time.perf_counter() - start
+    mfu = step_flops(state.model, batch.codes, batch.conditions) / seconds / peak
+    return StepReport(state.step, loss, norm, rate, batch.codes.numel() / seconds, mfu)
+
+
+def _refuse_no_number(stage: str, report: StepReport) -> None:
+    for name, value in (("loss", report.loss), ("gradient norm", report.gradient_norm)):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"train {stage}: the {name} is {value} at step {report.step}: lower stages.{stage}.learning_rate"
+            )
 
 
 def drop_conditions(batch: Batch, config: StageConfig, generator: torch.Generator) -> Batch:
@@ -76,6 +148,18 @@ def drop_conditions(batch: Batch, config: StageConfig, generator: torch.Generato
 def held_out_loss(model: TokenLM, batches: Iterator[Batch]) -> Tensor:
     """Mean loss of each codebook level over `batches`, in nats: [K]."""
     model.eval()
-    losses = [(loss_of(model, batch), len(batch.codes)) for batch in batches]
+    device = model.norm.weight.device
+    losses = [(loss_of(model, batch.to(device)), len(batch.codes)) for batch in batches]
     total = sum(rows for _, rows in losses)
     return torch.stack([loss * rows / total for loss, rows in losses]).sum(0)
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with `change` applied to every tensor in it, through dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_each_tensor(part, change) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{f.name: _each_tensor(getattr(value, f.name), change) for f in fields(value)})
+    return value

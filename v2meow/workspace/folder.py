@@ -36,6 +36,7 @@ _DVC_CONFIG = """\
     verify = true
 """
 _GITIGNORE = """\
+/checkpoints/
 /data/raw/
 /demo/
 /registry/

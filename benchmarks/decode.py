@@ -1,0 +1,305 @@
+"""A decoding step of our engine beside transformers' MusicGen decoder and a bare PyTorch decoder of the same size.
+
+Runs with torch alone, but for the peer.
+"""
+
+import argparse
+import gc
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import measure, peers
+from v2meow.config import SamplingConfig
+from v2meow.generate.engine import Engine
+from v2meow.generate.linear import Precision
+from v2meow.generate.request import Request
+from v2meow.model.lm import Conditions, StageSpec, Stream, TokenLM, VisualInput
+from v2meow.model.patterns import UNKNOWN
+
+CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
+SAMPLING = SamplingConfig(
+    temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=peers.GUIDANCE
+)
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}  # of the peers
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+HELP = """\
+Steps of decoding with guidance (two rows a sequence), ours and the peers' in turns, at the same place of a piece.
+
+All have the same layers, width, heads, feed-forward, 4 codebooks of 2048 with the delay pattern, 16 condition
+positions by cross-attention, and top-k 250; weights are random. int8 is compared with the peers in float32.
+
+  ours_ms, peer_ms  a step, median over the rounds
+  speedup           median of the rounds' own peer / ours: above 1 where we are faster
+  floor_ms          weights and cache that a step reads, over the bandwidth measured between the rounds, or the step's
+                    arithmetic over the rate of large matrix products, whichever is longer
+  over_floor        ours / floor
+  tokens_s          codes a second, all sequences together
+
+More rows: `growth` (750 steps: median of the last fifth over that of the first), `staggered` (8 requests that come
+one after the other: time over that of 8 at once), `memory` (what an engine adds to the process over its weights and
+cache).
+
+  uv run --extra extractors python -m benchmarks.decode --json
+  uv run python -m benchmarks.decode --alone --case 4x256 --batch 1
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Layers x width, and how many steps a turn takes."""
+
+    layers: int
+    width: int
+    heads: int
+    turn: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.layers}x{self.width}"
+
+
+CASES = (Case(24, 1024, 16, turn=8), Case(12, 1024, 16, turn=12), Case(4, 256, 4, turn=60))
+MORE = {
+    "growth": lambda: growth(CASES[2]),
+    "staggered": lambda: staggered(CASES[2]),
+    "memory": lambda: memory(CASES[1]),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the machine, then a row a case, batch, precision and peer, then the further rows."""
+    asked = _parser().parse_args(arguments)
+    measure.emit(measure.machine(), json=asked.json)
+    for case in CASES:
+        for batch in asked.batch or _batches():
+            if case.name in (asked.case or [case.name]):
+                for row in compare(case, batch, asked.precision or PRECISIONS, asked.rounds, alone=asked.alone):
+                    measure.emit(row, json=asked.json)
+    for name, run in MORE.items():
+        if name in (asked.case or [name]):
+            measure.emit(run(), json=asked.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decode", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
+    names = [*(case.name for case in CASES), *MORE]
+    parser.add_argument("--case", action="append", choices=names, help="repeatable; default: all")
+    parser.add_argument("--batch", action="append", type=int, help="repeatable; default: 1 and 8, on a GPU also 32, 64")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="repeatable; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which each takes its turn; default: 5")
+    parser.add_argument("--alone", action="store_true", help="without transformers, where it is not installed")
+    return parser
+
+
+def _batches() -> list[int]:
+    return [1, 8, 32, 64] if measure.device().type == "cuda" else [1, 8]
+
+
+# ---- against peers
+
+
+def compare(
+    case: Case, batch: int, precisions: tuple[Precision, ...], rounds: int, *, alone: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each precision and peer. One precision after the other, for the memory's sake."""
+    for precision in precisions:
+        if precision == "int8" and measure.device().type == "cuda":
+            continue
+        gc.collect()
+        steps = (rounds + 1) * case.turn
+        decoders = {"ours": our_steps(case, batch, precision, steps)} | _peer_steps(
+            case, batch, precision, steps, alone
+        )
+        bandwidths: list[float] = []  # filled anew for each precision
+        contestants: dict[str, Callable[[], object]] = {
+            name: lambda decoder=decoder: _turn(decoder, case.turn) for name, decoder in decoders.items()
+        }
+        contestants["bandwidth"] = lambda found=bandwidths: found.append(measure.read_bandwidth())
+        taken = measure.alternate(contestants, rounds)
+        ours = 1000 * median(taken["ours"]) / case.turn
+        floor = 1000 * _floor(case, batch, precision, steps // 2, median(bandwidths))
+        for peer in [name for name in decoders if name != "ours"] or [None]:
+            yield {
+                "bench": "decode",
+                "case": case.name,
+                "batch": batch,
+                "precision": precision,
+                "peer": peer,
+                "ours_ms": ours,
+                "peer_ms": 1000 * median(taken[peer]) / case.turn if peer else None,
+                "speedup": measure.ratio(taken, peer, "ours") if peer else None,
+                "floor_ms": floor,
+                "over_floor": ours / floor,
+                "tokens_s": 1000 * batch * peers.CODEBOOKS / ours,
+            }
+
+
+def _turn(decoder: Iterator[object], steps: int) -> None:
+    for _ in range(steps):
+        next(decoder)
+
+
+def our_model(case: Case, seconds: float) -> TokenLM:
+    """A stage with cross-attention to 16 positions, 15 pictures and a text."""
+    torch.manual_seed(0)
+    spec = StageSpec(
+        name="semantic",
+        layers=case.layers,
+        encoder_layers=1,
+        width=case.width,
+        heads=case.heads,
+        feed_forward=4 * case.width,
+        dropout=0.0,
+        layout="delay",
+        target=Stream(levels=peers.CODEBOOKS, bins=peers.BINS, rate=RATE),
+        visual=(VisualInput(width=CONDITION_WIDTH, rate=(CONDITIONS - 1) / seconds),),
+        joint_width=CONDITION_WIDTH,
+    )
+    return TokenLM(spec).to(measure.device())
+
+
+def our_engine(case: Case, batch: int, precision: Precision, frames: int) -> Engine:
+    """An engine for `batch` sequences of two rows each."""
+    seconds = frames / RATE
+    return Engine(our_model(case, seconds), SAMPLING, rows=2 * batch, seconds=seconds, precision=precision)
+
+
+def request(frames: int, seed: int) -> Request:
+    """Codes for random pictures and text; with one guidance scale for both, two rows."""
+    random = torch.Generator().manual_seed(seed)
+    visual = torch.randn(1, CONDITIONS - 1, CONDITION_WIDTH, generator=random)
+    given = Conditions((visual,), torch.randn(1, CONDITION_WIDTH, generator=random))
+    return Request(given, torch.full((peers.CODEBOOKS, frames), UNKNOWN), seed)
+
+
+def our_steps(case: Case, batch: int, precision: Precision, steps: int) -> Iterator[None]:
+    """A step each time it is asked; the first one reads the conditions."""
+    frames = steps - (peers.CODEBOOKS - 1)
+    engine = our_engine(case, batch, precision, frames)
+    for number in range(batch):
+        engine.submit(request(frames, number))
+    while engine.busy:
+        engine.step()
+        yield
+
+
+def _peer_steps(case: Case, batch: int, precision: Precision, steps: int, alone: bool) -> dict[str, Iterator[Any]]:
+    size = (case.layers, case.width, case.heads, 4 * case.width, CONDITION_WIDTH)
+    conditions = torch.randn(batch, CONDITIONS, CONDITION_WIDTH, device=measure.device(), dtype=DTYPES[precision])
+
+    def ready(module: nn.Module) -> Any:
+        return module.to(measure.device(), DTYPES[precision]).eval()
+
+    decoders: dict[str, Iterator[Any]] = {"bare": ready(peers.BareDecoder(*size)).decode_steps(conditions, steps)}
+    if not alone:
+        musicgen = ready(peers.musicgen_decoder(*size))
+        decoders["transformers dynamic"] = peers.decode_steps(musicgen, conditions, steps, "dynamic")
+        decoders["transformers static"] = peers.decode_steps(musicgen, conditions, steps, "static")
+    return decoders
+
+
+def _floor(case: Case, batch: int, precision: Precision, context: int, bandwidth: float) -> float:
+    """Seconds below which no step can come: reading weights and cache once, or the arithmetic, whichever is longer."""
+    width, rows = case.width, 2 * batch
+    weights = case.layers * (4 + 2 + 8) * width**2 + peers.CODEBOOKS * peers.BINS * width
+    cached = case.layers * rows * 2 * (context + CONDITIONS) * width
+    cache_bytes = 2 if measure.device().type == "cuda" and precision == "bfloat16" else 4
+    reading = (weights * BYTES[precision] + cached * cache_bytes) / bandwidth
+    arithmetic = 2 * rows * weights / measure.gemm_rate(DTYPES[precision])
+    return reading if precision == "int8" else max(reading, arithmetic)
+
+
+# ---- of our own
+
+
+def growth(case: Case, steps: int = 750) -> dict[str, Any]:
+    """Median step of the last fifth of a long window over that of the first."""
+    decoder, taken = our_steps(case, 1, "float32", steps), []
+    next(decoder)
+    for _ in range(steps - 1):
+        taken.append(measure.timed(lambda: next(decoder)))
+    fifth = len(taken) // 5
+    first, last = median(taken[:fifth]), median(taken[-fifth:])
+    return {
+        "bench": "growth",
+        "case": case.name,
+        "steps": steps,
+        "first_ms": 1000 * first,
+        "last_ms": 1000 * last,
+        "growth": last / first,
+    }
+
+
+def staggered(case: Case, requests: int = 8, frames: int = 200, rounds: int = 5) -> dict[str, Any]:
+    """Time until the last of 8 requests is done that come 4 steps apart, over that of 8 that come together."""
+    engine = our_engine(case, requests, "float32", frames)
+    contestants: dict[str, Callable[[], object]] = {
+        "together": lambda: _serve(engine, requests, frames, 0),
+        "staggered": lambda: _serve(engine, requests, frames, 4),
+    }
+    taken = measure.alternate(contestants, rounds)
+    return {
+        "bench": "staggered",
+        "case": case.name,
+        "requests": requests,
+        "together_s": median(taken["together"]),
+        "staggered_s": median(taken["staggered"]),
+        "ratio": measure.ratio(taken, "staggered", "together"),
+    }
+
+
+def _serve(engine: Engine, requests: int, frames: int, apart: int) -> None:
+    for number in range(requests):
+        engine.submit(request(frames, number))
+        for _ in range(apart):
+            engine.step()
+    while engine.busy:
+        engine.step()
+
+
+def memory(case: Case, batch: int = 8, frames: int = 500) -> dict[str, Any]:
+    """What an engine holds, once at work, over its weights and cache. In a process of its own: peaks are for ever."""
+    before = _resident()
+    engine = our_engine(case, batch, "float32", frames)
+    for number in range(batch):
+        engine.submit(request(frames, number))
+    for _ in range(20):
+        engine.step()
+    gc.collect()
+    held = _resident() - before
+    weights = 4 * sum(part.numel() for part in our_model(case, 1.0).parameters())
+    cache = sum(
+        part.keys.nbytes + part.values.nbytes for part in (*engine._state.caches, *engine._state.memory) if part
+    )
+    return {
+        "bench": "memory",
+        "case": case.name,
+        "batch": batch,
+        "held_mib": held / 2**20,
+        "weights_mib": weights / 2**20,
+        "cache_mib": cache / 2**20,
+        "ratio": held / (weights + cache),
+    }
+
+
+def _resident() -> float:
+    """Bytes of memory in use now: the device's on a GPU, the process's elsewhere."""
+    if measure.device().type == "cuda":
+        return torch.cuda.memory_allocated()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()

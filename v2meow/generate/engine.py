@@ -1,0 +1,221 @@
+"""The engine of one stage: continuous batching over one preallocated key-value cache.
+
+Requests join and leave at any step; all that are inside advance by one step at a time. A request takes as many
+rows of the cache as guidance needs copies of it, and its logits are their weighted sum. How many steps a request
+takes is known beforehand, so the host never waits for the device inside a step. It knows ids and features, not
+codecs, files, text or windows.
+
+Legend: K codebooks, T frames.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from v2meow.config import SamplingConfig
+from v2meow.generate.graphs import Graphs
+from v2meow.generate.guidance import GuidanceRow, repeat
+from v2meow.generate.linear import Precision, pack
+from v2meow.generate.request import Request, join
+from v2meow.generate.sampling import step_keys
+from v2meow.generate.state import Extent, State
+from v2meow.model.lm import TokenLM
+from v2meow.model.patterns import UNKNOWN, Layout
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A request and what the host knows of it while it waits or is inside."""
+
+    ticket: int
+    request: Request
+    layout: Layout
+    copies: list[GuidanceRow]
+    sequence: Tensor  # [S, K]
+    rows: list[int] = field(default_factory=list)
+    step: int = 0  # of so many steps the codes are there
+    offset: int = 0  # places of the prefix
+    memory: int = 0  # places of the memory
+
+
+class Engine:
+    """Decodes requests of one causal stage: `submit`, then `step` until the ticket is among what it returns."""
+
+    @torch.inference_mode()
+    def __init__(
+        self, model: TokenLM, config: SamplingConfig, *, rows: int, seconds: float, precision: Precision = "float32"
+    ) -> None:
+        """Takes `model` over and packs its weights: use it through the engine only.
+
+        `rows` of cache are shared by all requests; windows of up to `seconds` fit into each.
+        """
+        assert model.causal, "a stage of layout parallel has an engine of its own"
+        pack(model, precision)
+        self.model, self.config = model.eval(), config
+        self._state = State(model, config, rows, seconds)
+        self._run = Graphs(self._state) if self._device.type == "cuda" else self._state.run
+        self._queue: deque[_Entry] = deque()
+        self._inside: list[_Entry] = []
+        self._done: dict[int, Tensor] = {}
+        self._tickets = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._inside or self._queue or self._done)
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Rows in use, rows there are, and requests that wait for one."""
+        return self._used, self._state.rows, len(self._queue)
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its ticket. ValueError for one that does not fit into the engine at all."""
+        codes = request.known[None].to(self._device)
+        layout = self.model.layout(codes.shape[2])
+        copies = request.rows(self.model.spec, self.config)
+        if layout.steps > self._state.steps or len(copies) > self._state.rows:
+            raise ValueError(
+                f"a window of {layout.steps} steps in {len(copies)} rows does not fit into an engine of "
+                f"{self._state.steps} steps and {self._state.rows} rows"
+            )
+        self._tickets += 1
+        sequence = layout.build(codes, self.model.empty)[0]
+        open_steps = (request.known == UNKNOWN).any()
+        if open_steps:
+            first = int((sequence == UNKNOWN).any(-1).nonzero()[0])
+            self._queue.append(_Entry(self._tickets, request, layout, copies, sequence, step=first))
+        else:
+            self._done[self._tickets] = request.known
+        return self._tickets
+
+    @torch.inference_mode()
+    def step(self) -> dict[int, Tensor]:
+        """Let in who waits and fits, advance all by one step, and return the codes [K, T] of those that are done."""
+        done, self._done = self._done, {}
+        self._admit()
+        if not self._inside:
+            return done
+        self._run(self._extent())
+        for entry in self._inside:
+            entry.step += 1
+        for entry in [entry for entry in self._inside if entry.step == entry.layout.steps]:
+            done[entry.ticket] = self._codes(entry)
+            self._release(entry)
+        return done
+
+    def frames(self, ticket: int) -> int:
+        """How many frames of a request are whole so far; none while it waits."""
+        entry = next((entry for entry in self._inside if entry.ticket == ticket), None)
+        return entry.layout.whole_frames(entry.step) if entry else 0
+
+    @torch.inference_mode()
+    def peek(self, ticket: int) -> Tensor:
+        """The codes [K, frames] of those frames."""
+        entry = next(entry for entry in self._inside if entry.ticket == ticket)
+        return self._codes(entry)[:, : entry.layout.whole_frames(entry.step)]
+
+    @torch.inference_mode()
+    def cancel(self, ticket: int) -> None:
+        """Forget a request, at once; one that is unknown or done is no error."""
+        self._done.pop(ticket, None)
+        self._queue = deque(entry for entry in self._queue if entry.ticket != ticket)
+        for entry in [entry for entry in self._inside if entry.ticket == ticket]:
+            self._release(entry)
+
+    # ---- inside
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.norm.weight.device
+
+    @property
+    def _used(self) -> int:
+        return sum(len(entry.rows) for entry in self._inside)
+
+    def _extent(self) -> Extent:
+        """What the next step has to cover."""
+        memory = {entry.memory for entry in self._inside}
+        places = {entry.offset + entry.step for entry in self._inside}
+        return Extent(
+            requests=len(self._inside),
+            rows=self._used,
+            span=max(places) + 1,
+            memory=max(memory),
+            level=len(places) == 1,
+            even=len(memory) == 1,
+            single=all(entry.rows == [slot] for slot, entry in enumerate(self._inside)),
+        )
+
+    def _codes(self, entry: _Entry) -> Tensor:
+        """The codes [K, T] of a request that is inside, on the CPU; UNKNOWN where they are still to come."""
+        slot = self._inside.index(entry)
+        return entry.layout.revert(self._state.sequence[slot, None, 1 : entry.layout.steps + 1])[0].cpu()
+
+    def _admit(self) -> None:
+        """First come, first in, so that nobody waits for ever. Neighbours that are alike are read as one batch."""
+        while self._queue:
+            first, group, free = self._queue[0], [], self._state.rows - self._used
+            while self._queue and (len(group) + 1) * len(first.copies) <= free:
+                entry = self._queue[0]
+                if not (entry.request.alike(first.request) and entry.step == first.step):
+                    break
+                group.append(self._queue.popleft())
+            if not group:
+                return
+            self._read(group)
+
+    def _read(self, group: list[_Entry]) -> None:
+        """Encode the conditions of new requests and read prefix and known codes into rows behind those in use."""
+        state, used, copies, device = self._state, self._used, group[0].copies, self._device
+        given = repeat(join([entry.request for entry in group], device), copies)
+        remembered = self.model.memory(given)
+        for storage, part in zip(state.memory, remembered, strict=True):
+            if storage and part:
+                storage.rows(used, used + len(part.keys)).fill(part.keys, part.values)
+        for entry in group:
+            slot = len(self._inside)
+            entry.rows = list(range(used, used + len(copies)))
+            entry.memory = remembered[0].keys.shape[2] if remembered[0] else 0
+            state.sequence[slot, 0] = self.model.empty
+            state.sequence[slot, 1 : len(entry.sequence) + 1] = entry.sequence
+            state.step[slot] = entry.step
+            state.keys[slot] = step_keys(entry.request.seed, torch.arange(state.steps, device=device))
+            state.owner[used : used + len(copies)] = slot
+            state.heard[used : used + len(copies)] = entry.memory
+            self._inside.append(entry)
+            used += len(copies)
+        first, last = group[0].rows[0], group[-1].rows[-1] + 1
+        inputs = state.sequence[state.owner[first:last], : group[0].step]
+        places = self.model.fill(inputs, given, [cache.rows(first, last) for cache in state.caches], remembered)
+        for entry in group:
+            entry.offset = places - entry.step
+            state.offset[self._inside.index(entry)] = entry.offset
+        self._weigh()
+
+    def _release(self, entry: _Entry) -> None:
+        """Free the rows of a request at once; the last rows and the last request move into the gaps."""
+        slot, last = self._inside.index(entry), len(self._inside) - 1
+        for gap in sorted(entry.rows, reverse=True):
+            end = self._used - 1
+            if gap != end:
+                mover = next(other for other in self._inside if end in other.rows)
+                self._state.move_row(end, gap)
+                mover.rows[mover.rows.index(end)] = gap
+            entry.rows.remove(gap)
+        if slot != last:
+            self._state.move_request(last, slot)
+            self._state.owner[self._inside[last].rows] = slot
+            self._inside[slot] = self._inside[last]
+        self._inside.pop()
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Tell the device which rows, with which weights, make up each request's logits."""
+        weights = torch.zeros(self._state.combine.shape)
+        for slot, entry in enumerate(self._inside):
+            for row, copy in zip(entry.rows, entry.copies, strict=True):
+                weights[slot, row] = copy.weight
+        self._state.combine.copy_(weights)

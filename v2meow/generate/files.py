@@ -1,0 +1,114 @@
+"""Scoring a file: a video in, a video with music out. The only part of generation that reads and writes files."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2meow.config import Recipe
+from v2meow.encoders.visual import EXTRACTORS
+from v2meow.generate.piece import Brief, Piece
+from v2meow.generate.pipeline import CHUNK_SECONDS, Cascade
+from v2meow.generate.takes import agreement
+from v2meow.media import MediaError, Reader, write_wav
+from v2meow.progress import progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a person asks for. `begin` is a file whose first `begin_seconds` of sound the music begins with."""
+
+    prompt: str | None = None
+    seconds: float | None = None
+    seed: int = 0
+    takes: int = 1
+    begin: Path | None = None
+    begin_seconds: float = 3.0
+    wav: bool = False
+
+
+@dataclass(frozen=True)
+class _Take:
+    """One finished piece, its sound, and how well it goes with the picture, in nats an id."""
+
+    seed: int
+    waveform: np.ndarray
+    agreement: float
+
+
+def generate_file(video: Path, out: Path, model: Path, order: Order) -> dict[str, Any]:
+    """Score `video` into the MP4 `out` (and a WAV beside it) with the bundle `model`; returns what was done.
+
+    The best of several takes becomes `out`, the next OUT-2.mp4 and so on. The same seed, video and model give the
+    same audio. MediaError, PromptError or BundleError with one line.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise MediaError(out, "the scored video is an MP4 file: give a name that ends in .mp4")
+    cascade = Cascade(model, pieces=order.takes)
+    with Reader(cascade.recipe.media) as reader:
+        pieces = _pieces(cascade, reader, video, order)
+        began = time.perf_counter()
+        takes, first = _make(cascade, pieces)
+        took = time.perf_counter() - began
+        rate = cascade.recipe.codec.sample_rate
+        for number, take in enumerate(takes, 1):
+            file = out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
+            reader.mux(video, take.waveform, rate, file)
+            if order.wav:
+                write_wav(file.with_suffix(".wav"), take.waveform, rate)
+    best, length = takes[0], pieces[0].brief.seconds
+    level = 10 * math.log10(float(np.mean(best.waveform.astype(np.float64) ** 2)) + 1e-12)
+    figures = {"out": str(out), "seconds": round(length, 3), "level_dbfs": round(level, 1), "seed": best.seed}
+    if len(takes) > 1:
+        figures["agreement"] = ", ".join(f"seed {take.seed}: {take.agreement:+.3f} nats an id" for take in takes)
+    speed = f"{len(takes) * length / took:.1f} x real time, first sound after {first - began:.2f} s"
+    return figures | {"speed": speed, "model": cascade.bundle[:12]}
+
+
+def _pieces(cascade: Cascade, reader: Reader, video: Path, order: Order) -> list[Piece]:
+    """One piece a take: seeds from the order's on."""
+    joint = cascade.embed_prompt(order.prompt) if order.prompt is not None else None
+    length = reader.probe(video).seconds
+    length = min(length, order.seconds) if order.seconds is not None else length
+    visual = read_features(cascade.recipe, reader, video, length)
+    given: dict[str, Tensor] = {}
+    if order.begin:
+        sound = reader.waveform(order.begin, cascade.recipe.codec.sample_rate, 0.0, order.begin_seconds)
+        given = dict(zip(("ids", "codes"), cascade.begin_with(torch.from_numpy(sound)), strict=True))
+    return [
+        Piece(Brief(visual=visual, joint=joint, seconds=length, seed=order.seed + take, **given), cascade.recipe)
+        for take in range(order.takes)
+    ]
+
+
+def _make(cascade: Cascade, pieces: list[Piece]) -> tuple[list[_Take], float]:
+    """The takes, best first, and when the first sound was there."""
+    chunks: list[list[Tensor]] = [[] for _ in pieces]
+    first = math.inf
+    with progress("generate", len(pieces) * math.ceil(pieces[0].brief.seconds / CHUNK_SECONDS)) as bar:
+        for number, chunk in cascade.stream(pieces):
+            first = min(first, time.perf_counter())
+            chunks[number].append(chunk)
+            bar.advance(note=f"{sum(map(len, chunks[number])) / cascade.recipe.codec.sample_rate:.0f} s")
+    judge = cascade.engines["semantic"].model
+    takes = [
+        _Take(piece.brief.seed, torch.cat(parts).numpy(), agreement(judge, piece) if len(pieces) > 1 else 0.0)
+        for piece, parts in zip(pieces, chunks, strict=True)
+    ]
+    return sorted(takes, key=lambda take: -take.agreement), first
+
+
+def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:
+    """Features [V, width] of each extractor for the first `seconds` of a video, read clip by clip."""
+    clip = recipe.data.clip_seconds
+    starts = [i * clip for i in range(math.ceil(seconds / clip))]
+    features = []
+    for extractor in recipe.visual:
+        frames = [reader.frames(video, extractor.rate, extractor.size, start, clip) for start in starts]
+        features.append(torch.from_numpy(EXTRACTORS[extractor.kind](np.concatenate(frames))))
+    return tuple(features)
