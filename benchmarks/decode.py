@@ -279,9 +279,8 @@ def memory(case: Case, batch: int = 8, frames: int = 500) -> dict[str, Any]:
     gc.collect()
     held = _resident() - before
     weights = 4 * sum(part.numel() for part in our_model(case, 1.0).parameters())
-    cache = sum(
-        part.keys.nbytes + part.values.nbytes for part in (*engine._state.caches, *engine._state.memory) if part
-    )
+    decoder = engine._state.decoder
+    cache = sum(part.both.nbytes for part in (*decoder.cache, *decoder.memory) if part)
     return {
         "bench": "memory",
         "case": case.name,

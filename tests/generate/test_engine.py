@@ -286,17 +286,17 @@ def test_the_cache_is_allocated_once():
     """Decoding that allocates as it goes runs out of memory in the middle of a piece, under load."""
     model, given, known = _case("coarse", "delay", 4)
     engine = _engine(model, rows=2)
-    places = [part.data_ptr() for cache in engine._state.caches for part in (cache.keys, cache.values)]
+    places = [cache.both.data_ptr() for cache in engine._state.decoder.cache]
     for request in _requests(given, known, range(4)):
         engine.submit(request)
     _finish(engine)
-    assert [part.data_ptr() for cache in engine._state.caches for part in (cache.keys, cache.values)] == places
+    assert [cache.both.data_ptr() for cache in engine._state.decoder.cache] == places
 
 
 @pytest.mark.parametrize(("requests", "rows", "span"), [(1, 2, 3), (3, 5, 130), (8, 24, 41)])
 def test_extents_are_rounded_up_to_few_and_never_down(requests, rows, span):
     """A graph for every length of every batch would fill the memory; one too small would cut requests off."""
-    extent = Extent(requests=requests, rows=rows, span=span, memory=4, level=False, even=True, single=False)
+    extent = Extent(requests=requests, rows=rows, span=span, memory=4, level=False, even=True, single=False, copies=3)
     rounded = round_up(extent, 24, 200)
     assert requests <= rounded.requests <= 24 and rows <= rounded.rows <= 24 and span <= rounded.span <= 200
     assert round_up(rounded, 24, 200) == rounded

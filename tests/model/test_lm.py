@@ -5,12 +5,10 @@ import itertools
 import pytest
 import tiny
 import torch
-from torch.nn import functional as F
 
 from v2meow.config import STAGES
 from v2meow.model.lm import token_losses
 from v2meow.model.patterns import layout
-from v2meow.model.transformer import Step, rotary
 
 MODELS = list(itertools.product(STAGES, ("delay", "flatten")))
 SECONDS = 0.2  # 5 semantic ids, 10 codec frames, 2 pictures
@@ -131,25 +129,6 @@ def test_conditions_are_dropped_row_by_row():
     mixed = model(codes, given)
     torch.testing.assert_close(mixed[0], kept[0])
     assert not torch.allclose(mixed[1], kept[1], atol=1e-3)
-
-
-@pytest.mark.parametrize("known", [0, 1, 4])
-@pytest.mark.parametrize(("stage", "name"), MODELS)
-def test_decoding_with_the_cache_gives_the_logits_of_one_plain_forward(stage, name, known):
-    """The fast way is proved by the slow way: `known` steps are read at once, the others one by one."""
-    model = tiny.model(stage, name)
-    codes, given = tiny.inputs(model, 2, SECONDS)
-    sequence = model.layout(codes.shape[2]).build(codes, model.empty)
-    inputs = F.pad(sequence[:, :-1], (0, 0, 1, 0), value=model.empty)
-    with torch.inference_mode():
-        expected, memory, caches = model(codes, given), model.memory(given), model.caches(2, 40)
-        prefix = model.fill(inputs[:, :known], given, caches, memory) - known
-        for number in range(known, inputs.shape[1]):
-            place = prefix + number
-            step = Step(torch.tensor([place, place]), place + 1, torch.zeros(2, 1, 1, place + 1))
-            angles = rotary(torch.full((2, 1, 1), number * model.step_seconds), model.head_width)
-            logits = model.advance(inputs[:, number], angles, step, caches, memory, None)
-            torch.testing.assert_close(logits, expected[:, number], atol=1e-5, rtol=1e-5)
 
 
 def test_a_coarse_stage_may_see_the_picture_as_well():

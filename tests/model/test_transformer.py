@@ -9,7 +9,6 @@ from v2meow.model.transformer import (
     CrossAttention,
     KeyValues,
     SelfAttention,
-    Step,
     near_bias,
     rotary,
     rotate,
@@ -72,65 +71,23 @@ def test_cross_attention_is_attention_to_the_memory():
     torch.testing.assert_close(attention(x, rotary(torch.zeros(5), 8), given), expected)
 
 
-@pytest.mark.parametrize("filled", [0, 1, 4, 8])
-def test_a_cached_block_gives_what_one_call_gives(filled):
-    """Decoding reads what is known at once, and goes on step by step."""
+def test_a_block_leaves_its_keys_and_values_in_the_cache():
+    """Decoding goes on from them; those of another time would be another past."""
     torch.manual_seed(0)
-    block, x, times = Block(16, 2, 32, 0.0, cross=False), torch.randn(2, 9, 16), torch.arange(9) / 50
-    cache, pieces = _storage(2, 9), []
-    if filled:
-        pieces.append(block(x[:, :filled], rotary(times[:filled], 8), causal=True, cache=cache))
-    for place in range(filled, 9):
-        here = rotary(times[place].expand(2)[:, None, None], 8)
-        pieces.append(block(x[:, place, None], here, causal=True, cache=cache, step=_step([place, place])))
-    torch.testing.assert_close(torch.cat(pieces, 1), block(x, rotary(times, 8), causal=True))
-
-
-def test_rows_of_different_lengths_step_together():
-    """Requests join at any time, so one row's tenth step is another one's first; neither may see the other's past."""
-    torch.manual_seed(0)
-    block, x, times, past = Block(16, 2, 32, 0.0, cross=True), torch.randn(3, 9, 16), torch.arange(9) / 50, [0, 3, 8]
-    assert block.cross is not None
-    memory = block.cross.project(torch.randn(3, 5, 16), rotary(torch.arange(5) / 10, 8))
-    heard = torch.tensor([5, 2, 4])
-    memory_mask = torch.zeros(3, 1, 1, 5).masked_fill(torch.arange(5) >= heard[:, None, None, None], -torch.inf)
-    cache = _storage(3, 9, fill=7.0)  # what an earlier request left behind
-    for row, length in enumerate(past):
-        own = KeyValues(memory.keys[row, None, :, : heard[row]], memory.values[row, None, :, : heard[row]])
-        if length:
-            block(
-                x[row, None, :length],
-                rotary(times[:length], 8),
-                causal=True,
-                memory=own,
-                cache=cache.rows(row, row + 1),
-            )
-    new = torch.stack([x[row, length] for row, length in enumerate(past)])[:, None]
-    angles = rotary(times[past][:, None, None], 8)
-    found = block(new, angles, causal=True, memory=memory, memory_mask=memory_mask, cache=cache, step=_step(past))
-    for row, length in enumerate(past):
-        own = KeyValues(memory.keys[row, None, :, : heard[row]], memory.values[row, None, :, : heard[row]])
-        whole = block(x[row, None, : length + 1], rotary(times[: length + 1], 8), causal=True, memory=own)
-        torch.testing.assert_close(found[row], whole[0, -1:])
+    block, x, angles = Block(16, 2, 32, 0.0, cross=False), torch.randn(2, 5, 16), rotary(torch.arange(5) / 50, 8)
+    cache = KeyValues(torch.full((2, 2, 9, 8), 7.0), torch.full((2, 2, 9, 8), 7.0))
+    torch.testing.assert_close(block(x, angles, causal=True, cache=cache), block(x, angles, causal=True))
+    _, key, value = block.attention.qkv(block.norm_attention(x)).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+    torch.testing.assert_close(cache.keys[:, :, :5], rotate(key, angles))
+    torch.testing.assert_close(cache.values[:, :, :5], value)
+    assert (cache.keys[:, :, 5:] == 7).all() and (cache.values[:, :, 5:] == 7).all()
 
 
 def test_a_full_cache_refuses_more():
     """Written past its end, it would silently forget."""
+    cache = KeyValues(torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))
     with pytest.raises(AssertionError):
-        _storage(1, 2).fill(torch.ones(1, 2, 3, 8), torch.ones(1, 2, 3, 8))
-    with pytest.raises(RuntimeError, match="out of bounds"):
-        _storage(1, 2).append(torch.ones(1, 2, 1, 8), torch.ones(1, 2, 1, 8), _step([2]))
-
-
-def _storage(rows: int, capacity: int, fill: float = 0.0) -> KeyValues:
-    """For 2 heads of 8."""
-    return KeyValues(torch.full((rows, 2, capacity, 8), fill), torch.full((rows, 2, capacity, 8), fill))
-
-
-def _step(places: list[int]) -> Step:
-    place, span = torch.tensor(places), max(places) + 1
-    mask = torch.zeros(len(places), span).masked_fill(torch.arange(span) > place[:, None], -torch.inf)
-    return Step(place, span, mask[:, None, None])
+        cache.fill(torch.ones(1, 2, 3, 8), torch.ones(1, 2, 3, 8))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 8), (2, 4, 5, 8)])

@@ -17,7 +17,7 @@ from torch import Tensor
 from v2meow.config import SamplingConfig
 from v2meow.generate.graphs import Graphs
 from v2meow.generate.guidance import GuidanceRow, repeat
-from v2meow.generate.linear import Precision, pack
+from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request, join
 from v2meow.generate.sampling import step_keys
 from v2meow.generate.state import Extent, State
@@ -52,9 +52,8 @@ class Engine:
         `rows` of cache are shared by all requests; windows of up to `seconds` fit into each.
         """
         assert model.causal, "a stage of layout parallel has an engine of its own"
-        pack(model, precision)
         self.model, self.config = model.eval(), config
-        self._state = State(model, config, rows, seconds)
+        self._state = State(model, config, precision, rows, seconds)
         self._run = Graphs(self._state) if self._device.type == "cuda" else self._state.run
         self._queue: deque[_Entry] = deque()
         self._inside: list[_Entry] = []
@@ -147,6 +146,7 @@ class Engine:
             level=len(places) == 1,
             even=len(memory) == 1,
             single=all(entry.rows == [slot] for slot, entry in enumerate(self._inside)),
+            copies=max(len(entry.rows) for entry in self._inside),
         )
 
     def _codes(self, entry: _Entry) -> Tensor:
@@ -172,7 +172,7 @@ class Engine:
         state, used, copies, device = self._state, self._used, group[0].copies, self._device
         given = repeat(join([entry.request for entry in group], device), copies)
         remembered = self.model.memory(given)
-        for storage, part in zip(state.memory, remembered, strict=True):
+        for storage, part in zip(state.decoder.memory, remembered, strict=True):
             if storage and part:
                 storage.rows(used, used + len(part.keys)).fill(part.keys, part.values)
         for entry in group:
@@ -189,7 +189,7 @@ class Engine:
             used += len(copies)
         first, last = group[0].rows[0], group[-1].rows[-1] + 1
         inputs = state.sequence[state.owner[first:last], : group[0].step]
-        places = self.model.fill(inputs, given, [cache.rows(first, last) for cache in state.caches], remembered)
+        places = self.model.fill(inputs, given, [cache.rows(first, last) for cache in state.decoder.cache], remembered)
         for entry in group:
             entry.offset = places - entry.step
             state.offset[self._inside.index(entry)] = entry.offset
@@ -214,8 +214,12 @@ class Engine:
 
     def _weigh(self) -> None:
         """Tell the device which rows, with which weights, make up each request's logits."""
-        weights = torch.zeros(self._state.combine.shape)
+        copies, weights = (
+            torch.zeros(self._state.copies.shape, dtype=torch.int64),
+            torch.zeros(self._state.weights.shape),
+        )
         for slot, entry in enumerate(self._inside):
-            for row, copy in zip(entry.rows, entry.copies, strict=True):
-                weights[slot, row] = copy.weight
-        self._state.combine.copy_(weights)
+            copies[slot, : len(entry.rows)] = torch.tensor(entry.rows)
+            weights[slot, : len(entry.rows), 0, 0] = torch.tensor([copy.weight for copy in entry.copies])
+        self._state.copies.copy_(copies)
+        self._state.weights.copy_(weights)

@@ -8,6 +8,8 @@ import torch
 from v2meow.config import SamplingConfig
 from v2meow.model.lm import Conditions
 
+COPIES = 3  # of a request, at most
+
 
 class GuidanceRow(NamedTuple):
     """One copy of a request in the batch: which conditions it keeps and its weight in the sum of logits."""

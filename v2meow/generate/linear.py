@@ -19,23 +19,28 @@ from torch.nn import functional as F
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
+_product = torch.ops.mkldnn._linear_pointwise.default
 _PACKED_ROWS = 16  # the layout oneDNN chooses for that many rows is within 10 % of the best for 1 to 24
 _ONE = torch.tensor([1.0, -1.0, 0.0, 0.0])  # what is put behind each row of activations, see Int8Linear
 
 
 class PackedLinear(nn.Module):
-    """nn.Linear through oneDNN with weights in its own blocked layout, in float32 or bfloat16."""
+    """nn.Linear through oneDNN with weights in its own blocked layout, in float32 or bfloat16, and GELU behind it."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.activation = dtype, "none"
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         weight = linear.weight.detach().to(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")
-        return y.to(x.dtype)
+        if self.dtype != x.dtype:
+            return self._product(x.to(self.dtype)).to(x.dtype)
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return _product(x, self.weight, self.bias, self.activation, [], "none")
 
 
 class Int8Linear(nn.Module):
@@ -77,9 +82,14 @@ def pack(module: nn.Module, precision: Precision) -> None:
 
 
 def _pack_below(module: nn.Module, precision: Precision) -> None:
+    before = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child) if precision == "int8" else _packed(child, precision))
+            before = Int8Linear(child) if precision == "int8" else _packed(child, precision)
+            setattr(module, name, before)
+        elif isinstance(child, nn.GELU) and isinstance(before, PackedLinear):
+            before.activation = "gelu"
+            setattr(module, name, nn.Identity())
         else:
             _pack_below(child, precision)
 

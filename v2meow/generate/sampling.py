@@ -19,23 +19,29 @@ def step_keys(seed: int, steps: Tensor) -> Tensor:
     low, high = torch.tensor([seed], dtype=torch.int64).view(torch.int32).to(steps.device)
     first = _mix(_mix(steps.to(torch.int32) ^ low) ^ high)
     second = _mix(_mix(first ^ _OTHER) ^ low)  # mixed once more than places are, so that none can cancel it
-    return torch.stack((first, second), -1).view(torch.int64)[..., 0]
+    return torch.stack((first, second | 1), -1).view(torch.int64)[..., 0]
 
 
 def sample(logits: Tensor, config: SamplingConfig, keys: Tensor) -> Tensor:
     """Logits [Q, K, bins] → codes int64 [Q, K], drawn with the numbers of keys [Q]."""
     assert len(logits) == len(keys), (logits.shape, keys.shape)
     bins = logits.shape[-1]
-    scaled = logits.float() if config.temperature == 1 else logits.float() / config.temperature
-    place = torch.arange(0, logits.shape[1] * bins, bins, device=logits.device)[:, None]
+    scaled, codes = logits.float(), None
     if 0 < config.top_k < bins:
-        scaled, codes = scaled.topk(config.top_k, dim=-1)
-        place = place + codes
-    else:
-        codes, place = None, (place + torch.arange(bins, device=logits.device))[None]
+        scaled, codes = scaled.topk(config.top_k, dim=-1, sorted=False)
+    if config.temperature != 1:
+        scaled = scaled / config.temperature
     # The exponential race: the smallest e / p is a draw from p, and needs no normalised p.
-    winner = (nucleus(scaled, config.top_p) - race(keys, place)).argmax(-1, keepdim=True)
+    noise = race(keys, _places(logits.shape[1], bins, codes, logits.device))
+    winner = (nucleus(scaled, config.top_p) - noise).argmax(-1, keepdim=True)
     return (winner if codes is None else codes.gather(-1, winner))[..., 0]
+
+
+def _places(levels: int, bins: int, codes: Tensor | None, device: torch.device) -> Tensor:
+    """A number of its own for each code of each codebook: for codes [Q, K, C], or for all, [1, K, bins]."""
+    if codes is None:
+        return torch.arange(levels * bins, device=device).view(1, levels, bins)
+    return codes + torch.arange(0, levels * bins, bins, device=device)[:, None]
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
@@ -50,20 +56,20 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 def race(keys: Tensor, places: Tensor) -> Tensor:
     """Logarithms of independent exponential numbers: keys [Q], places [Q or 1, K, C] → [Q, K, C]."""
-    low, high = keys.contiguous().view(torch.int32).view(-1, 2, 1, 1).unbind(1)
-    mixed = _mix(_mix(places.to(torch.int32) ^ low) ^ high)
-    # 24 bits as a number strictly between 0 and 1.
+    low, odd = keys.contiguous().view(torch.int32).view(-1, 2, 1, 1).unbind(1)
+    mixed = _mix(places.to(torch.int32) ^ low).mul_(odd)
+    # The highest 24 bits, which are those that the product mixes best, as a number strictly between 0 and 1.
     uniform = _shift(mixed, 8).float().add_(0.5).mul_(2.0**-24)
     return uniform.log_().neg_().log_()
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A bijection of int32 under which every input bit flips every output bit about half of the time."""
-    x = (x ^ _shift(x, 16)) * _FIRST
-    x = (x ^ _shift(x, 15)) * _SECOND
-    return x ^ _shift(x, 16)
+    """A bijection of int32, made in place, under which every input bit flips every output bit half of the time."""
+    x.bitwise_xor_(_shift(x, 16)).mul_(_FIRST)
+    x.bitwise_xor_(_shift(x, 15)).mul_(_SECOND)
+    return x.bitwise_xor_(_shift(x, 16))
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right, which torch lacks for signed integers."""
-    return (x >> bits) & ((1 << (32 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

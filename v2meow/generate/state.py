@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from v2meow.config import SamplingConfig
+from v2meow.generate.decoder import Decoder, Place
+from v2meow.generate.guidance import COPIES
+from v2meow.generate.linear import Precision
 from v2meow.generate.sampling import sample
 from v2meow.model.lm import TokenLM
 from v2meow.model.patterns import UNKNOWN
-from v2meow.model.transformer import KeyValues, Step, rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class Extent:
     """What a step covers: the first `requests` requests, which have the first `rows` rows.
 
     No row has come to place `span` or has more than `memory` places of memory. `level`: all come to the last place
-    before `span` now; `even`: all have that much memory; `single`: each request has one row, that of its own number.
+    before `span` now; `even`: all have that much memory; `single`: each request has one row, that of its own number,
+    else up to `copies`.
     """
 
     requests: int
@@ -32,70 +35,69 @@ class Extent:
     level: bool
     even: bool
     single: bool
+    copies: int
 
 
 class State:
     """`rows` of cache for windows of up to `seconds`, and as many requests at most."""
 
-    def __init__(self, model: TokenLM, config: SamplingConfig, rows: int, seconds: float) -> None:
+    def __init__(self, model: TokenLM, config: SamplingConfig, precision: Precision, rows: int, seconds: float) -> None:
         spec, device = model.spec, model.norm.weight.device
         frames = math.ceil(seconds * spec.target.rate)
-        self.model, self.config, self.rows, self.steps = model, config, rows, model.layout(frames).steps
+        self.config, self.rows, self.steps = config, rows, model.layout(frames).steps
         # A window may begin between two pictures, so that it shows one more than its length says.
         pictures = sum(math.ceil(seconds * visual.rate) + 1 for visual in spec.visual)
-        prefix = spec.prefix and math.ceil(seconds * spec.prefix.rate) + pictures
-        self.capacity = (prefix or 0) + self.steps
-        self.caches = model.caches(rows, self.capacity)
-        self.memory: list[KeyValues | None] = [None for _ in self.caches]
-        if spec.encoder_layers:
-            self.memory = [*model.caches(rows, pictures + 1)]
+        prefix = math.ceil(seconds * spec.prefix.rate) + pictures if spec.prefix else 0
+        self.capacity, self.memory = prefix + self.steps, pictures + 1
+        self.decoder = Decoder(model, precision, rows=rows, steps=self.steps, places=self.capacity, memory=self.memory)
         integers = {"dtype": torch.int64, "device": device}
         self.sequence = torch.full((rows, self.steps + 1, spec.target.levels), model.empty, **integers)
         self.keys = torch.zeros(rows, self.steps, **integers)  # of each step's random numbers
         self.step, self.offset = (torch.zeros(rows, **integers) for _ in range(2))
         self.owner = torch.zeros(rows, **integers)  # the request of each row
         self.heard = torch.zeros(rows, **integers)  # how much of its memory is filled
-        self.combine = torch.zeros(rows, rows, device=device)  # weight of each row in each request's logits
-        self._places = torch.arange(max(self.capacity, pictures + 1), device=device)
+        # The rows of each request and their weights in its logits; where it has fewer, any row of weight nought.
+        self.copies = torch.zeros(rows, COPIES, **integers)
+        self.weights = torch.zeros(rows, COPIES, 1, 1, device=device)
+        self._places = torch.arange(max(self.capacity, self.memory), device=device)
         self._counting = torch.arange(rows, device=device)
-        times = torch.arange(self.steps, device=device) * model.step_seconds
-        self._cos, self._sin = rotary(times, model.head_width)
 
     def run(self, extent: Extent) -> None:
         """One step: the next code of every codebook, for each request."""
-        step, owner = self.step[: extent.requests], self.owner[: extent.rows]
-        at = step[owner]
-        place = self.offset[owner] + at
-        here = Step(place, extent.span, None if extent.level else self._reach(place + 1, extent.span))
-        mask = None if extent.even else self._reach(self.heard[: extent.rows], extent.memory)
-        inputs, angles = self.sequence[owner, at], (self._cos[at][:, None, None], self._sin[at][:, None, None])
-        logits = self.model.advance(inputs, angles, here, self.caches, self._remembered(extent), mask).float()
+        step, request = self.step[: extent.requests], self._counting[: extent.requests]
+        owner = request if extent.single else self.owner[: extent.rows]
+        at = step if extent.single else step[owner]
+        logits = self.decoder.step(self.sequence[owner, at], self._place(extent, owner, at))
         if not extent.single:
-            weights = self.combine[: extent.requests, : extent.rows]
-            logits = (weights @ logits.flatten(1)).view(extent.requests, *logits.shape[1:])
-        request = self._counting[: extent.requests]
+            used = (slice(extent.requests), slice(extent.copies))
+            logits = (logits[self.copies[used]] * self.weights[used]).sum(1)
         drawn = sample(logits, self.config, self.keys[request, step])
         wanted = self.sequence[request, step + 1]
         self.sequence[request, step + 1] = torch.where(wanted == UNKNOWN, drawn, wanted)
         step.add_(1).clamp_(max=self.steps - 1)
 
-    def _remembered(self, extent: Extent) -> list[KeyValues | None]:
-        """The memory of the rows in use."""
-        used = (slice(extent.rows), slice(None), slice(extent.memory))
-        return [part and KeyValues(part.keys[used], part.values[used]) for part in self.memory]
+    def _place(self, extent: Extent, owner: Tensor, at: Tensor) -> Place:
+        place = self.offset[owner] + at
+        return Place(
+            at=at,
+            place=place,
+            span=extent.span,
+            mask=None if extent.level else self._reach(place + 1, extent.span),
+            memory=extent.memory,
+            memory_mask=None if extent.even else self._reach(self.heard[: extent.rows], extent.memory),
+        )
 
     def _reach(self, length: Tensor, span: int) -> Tensor:
         """Additive mask [n, 1, 1, span]: the first `length` [n] places may be seen."""
         hidden = self._places[:span] >= length[:, None]
-        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self.caches[0].keys.dtype)
+        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self.decoder.cache[0].both.dtype)
         return reach.masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def move_row(self, source: int, target: int) -> None:
         """Copy a row over another one."""
-        for storage in (*self.caches, *self.memory):
+        for storage in (*self.decoder.cache, *self.decoder.memory):
             if storage:
-                storage.keys[target] = storage.keys[source]
-                storage.values[target] = storage.values[source]
+                storage.both[target] = storage.both[source]
         self.owner[target], self.heard[target] = self.owner[source], self.heard[source]
 
     def move_request(self, source: int, target: int) -> None:

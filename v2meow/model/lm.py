@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from v2meow.config import Recipe, StageName
 from v2meow.model.patterns import PARALLEL, Layout, layout
-from v2meow.model.transformer import Angles, Block, CrossAttention, KeyValues, SelfAttention, Step, rotary
+from v2meow.model.transformer import Block, CrossAttention, KeyValues, SelfAttention, rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +121,9 @@ class TokenLM(nn.Module):
         cross = bool(spec.encoder_layers)
         shape = (width, spec.heads, spec.feed_forward, spec.dropout)
         self.blocks = nn.ModuleList(Block(*shape, cross=cross) for _ in range(spec.layers))
-        self.norm = nn.RMSNorm(width)
+        self.norm = nn.LayerNorm(width, bias=False)
         self.encoder = nn.ModuleList(Block(*shape, cross=False) for _ in range(spec.encoder_layers))
-        self.norm_memory = nn.RMSNorm(width) if cross else None
+        self.norm_memory = nn.LayerNorm(width, bias=False) if cross else None
         self._build_conditions()
         self.apply(_initialise)
         for module in self.modules():
@@ -266,14 +266,6 @@ class TokenLM(nn.Module):
             return embedded, times, 0
         return torch.cat((prefix[0], embedded), 1), torch.cat((prefix[1], times)), prefix[0].shape[1]
 
-    # ---- decoding step by step
-
-    def caches(self, rows: int, capacity: int) -> list[KeyValues]:
-        """Empty storage of every block's keys and values for `capacity` places a row."""
-        shape = (rows, self.spec.heads, capacity, self.head_width)
-        make = self.norm.weight.new_zeros
-        return [KeyValues(make(shape), make(shape)) for _ in self.blocks]
-
     def fill(self, inputs: Tensor, given: Conditions, caches: list[KeyValues], memory: list[KeyValues | None]) -> int:
         """Read the prefix and the inputs [B, F, K] of the first F steps into the caches; the number of places read."""
         sequence, times, _ = self._sequence(inputs, given)
@@ -282,23 +274,6 @@ class TokenLM(nn.Module):
             for block, cache, remembered in zip(self.blocks, caches, memory, strict=True):
                 sequence = block(sequence, angles, causal=True, memory=remembered, cache=cache)
         return len(times)
-
-    def advance(
-        self,
-        inputs: Tensor,
-        angles: Angles,
-        step: Step,
-        caches: list[KeyValues],
-        memory: list[KeyValues | None],
-        memory_mask: Tensor | None,
-    ) -> Tensor:
-        """Logits [n, K, bins] of one step of n rows, for inputs [n, K] and their rotary angles [n, 1, 1, D / H]."""
-        hidden = self._embed(inputs[:, None])
-        for block, cache, remembered in zip(self.blocks, caches, memory, strict=True):
-            hidden = block(
-                hidden, angles, causal=True, memory=remembered, memory_mask=memory_mask, cache=cache, step=step
-            )
-        return self._logits(hidden)[:, 0]
 
 
 def token_losses(logits: Tensor, codes: Tensor, made: Layout) -> Tensor:

@@ -18,19 +18,6 @@ ROTARY_BASE = 10_000.0
 NEAR = 2.5  # how strongly half of the heads begin by looking at their own time
 
 
-@dataclass(frozen=True)
-class Step:
-    """One new place for each of n rows, behind pasts of different lengths; the same for all layers of one step.
-
-    `place` [n] is where the new place of each of the first n rows goes, `span` is above every place, and `mask`
-    [n, 1, 1, span] is 0 where a row may look and -inf elsewhere; None where all rows see all of it.
-    """
-
-    place: Tensor
-    span: int
-    mask: Tensor | None
-
-
 @dataclass
 class KeyValues:
     """Keys and values of one attention, [B, H, capacity, D / H] each. What of them is valid, its user knows."""
@@ -49,14 +36,6 @@ class KeyValues:
         self.keys[:, :, :count] = keys
         self.values[:, :, :count] = values
 
-    def append(self, keys: Tensor, values: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Write one place a row, keys and values [n, H, 1, D / H]; return views of the first `span` places."""
-        rows = len(step.place)
-        where = step.place[:, None, None, None].expand_as(keys)
-        self.keys[:rows].scatter_(2, where, keys.to(self.keys.dtype))
-        self.values[:rows].scatter_(2, where, values.to(self.values.dtype))
-        return self.keys[:rows, :, : step.span], self.values[:rows, :, : step.span]
-
 
 Angles = tuple[Tensor, Tensor]
 
@@ -70,9 +49,9 @@ def rotary(times: Tensor, head_width: int) -> Angles:
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn queries or keys [..., S, D / H] by their positions, computed in float32."""
-    cos, sin = angles
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+    """Turn queries or keys [..., S, D / H] by their positions."""
+    cos, sin = (part.to(x.dtype) for part in angles)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def near_bias(width: int, heads: int) -> Tensor:
@@ -102,20 +81,13 @@ class SelfAttention(nn.Module):
         bias = near_bias(self.qkv.in_features, self.heads)
         self.qkv.bias.copy_(torch.cat((bias, bias, torch.zeros_like(bias))))
 
-    def forward(
-        self, x: Tensor, angles: Angles, *, causal: bool, cache: KeyValues | None = None, step: Step | None = None
-    ) -> Tensor:
-        """x [B, S, D] → [B, S, D]. A cache is filled with what x says, or, with a step, continued by it."""
+    def forward(self, x: Tensor, angles: Angles, *, causal: bool, cache: KeyValues | None = None) -> Tensor:
+        """x [B, S, D] → [B, S, D]. Its keys and values are left in the cache."""
         query_key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split((2, 1))
         (query, key), (value,) = rotate(query_key, angles), value
-        mask = None
-        if cache and step:
-            key, value = cache.append(key, value, step)
-            query, mask = query.to(key.dtype), step.mask
-        elif cache:
+        if cache:
             cache.fill(key, value)
-        square = causal and not step and x.shape[1] > 1
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=square)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out(_join(mixed))
 
 
@@ -141,10 +113,9 @@ class CrossAttention(nn.Module):
         key, value = (_split(part, self.heads) for part in self.key_value(memory).chunk(2, dim=-1))
         return KeyValues(rotate(key, angles), value)
 
-    def forward(self, x: Tensor, angles: Angles, memory: KeyValues, mask: Tensor | None = None) -> Tensor:
-        """`mask` [B, 1, 1, M] is -inf where a row's memory ends before the storage does."""
-        query = rotate(_split(self.query(x), self.heads), angles).to(memory.keys.dtype)
-        return self.out(_join(F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=mask)))
+    def forward(self, x: Tensor, angles: Angles, memory: KeyValues) -> Tensor:
+        query = rotate(_split(self.query(x), self.heads), angles)
+        return self.out(_join(F.scaled_dot_product_attention(query, memory.keys, memory.values)))
 
 
 class Block(nn.Module):
@@ -152,10 +123,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, *, cross: bool) -> None:
         super().__init__()
-        self.norm_attention, self.attention = nn.RMSNorm(width), SelfAttention(width, heads)
-        self.norm_cross = nn.RMSNorm(width) if cross else None
+        self.norm_attention, self.attention = nn.LayerNorm(width, bias=False), SelfAttention(width, heads)
+        self.norm_cross = nn.LayerNorm(width, bias=False) if cross else None
         self.cross = CrossAttention(width, heads) if cross else None
-        self.norm_feed = nn.RMSNorm(width)
+        self.norm_feed = nn.LayerNorm(width, bias=False)
         self.feed = nn.Sequential(
             nn.Linear(width, feed_forward, bias=False), nn.GELU(), nn.Linear(feed_forward, width, bias=False)
         )
@@ -168,15 +139,12 @@ class Block(nn.Module):
         *,
         causal: bool,
         memory: KeyValues | None = None,
-        memory_mask: Tensor | None = None,
         cache: KeyValues | None = None,
-        step: Step | None = None,
     ) -> Tensor:
-        attended = self.attention(self.norm_attention(x), angles, causal=causal, cache=cache, step=step)
-        x = x + self.dropout(attended)
+        x = x + self.dropout(self.attention(self.norm_attention(x), angles, causal=causal, cache=cache))
         if self.cross and self.norm_cross:
             assert memory is not None, "a block with cross-attention needs a memory"
-            x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory, memory_mask))
+            x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 
