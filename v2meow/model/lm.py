@@ -277,10 +277,16 @@ class TokenLM(nn.Module):
 
 
 def token_losses(logits: Tensor, codes: Tensor, made: Layout) -> Tensor:
-    """Cross-entropy in nats of every code: logits [B, S, K, bins], codes [B, K, T] → [B, K, T]."""
+    """Cross-entropy in nats of every code: logits [B, S, K, bins], codes [B, K, T] → [B, K, T].
+
+    Codebook by codebook: all logits at once, in float32, would be several times as large as what a cache holds.
+    """
     sequence = made.build(codes, 0)
-    loss = F.cross_entropy(logits.flatten(0, 2).float(), sequence.flatten(), reduction="none")
-    return made.revert(loss.view(sequence.shape))
+    losses = [
+        F.cross_entropy(logits[:, :, k].flatten(0, 1).float(), sequence[:, :, k].flatten(), reduction="none")
+        for k in range(sequence.shape[2])
+    ]
+    return made.revert(torch.stack(losses, -1).view(sequence.shape))
 
 
 def _initialise(module: nn.Module) -> None:
