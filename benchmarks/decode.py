@@ -31,10 +31,14 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}  # of the peers
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 HELP = """\
-Steps of decoding with guidance (two rows a sequence), ours and the peers' in turns, at the same place of a piece.
+Windows decoded with guidance (two rows a sequence) from their conditions on, ours and the peers' in turns.
 
 All have the same layers, width, heads, feed-forward, 4 codebooks of 2048 with the delay pattern, 16 condition
 positions by cross-attention, and top-k 250; weights are random. int8 is compared with the peers in float32.
+
+  transformers generate         MusicgenForConditionalGeneration.generate without its codec: how it makes sound
+  transformers dynamic, static  its decoder driven by hand with that cache and nothing else in the loop
+  bare                          a plain PyTorch decoder with fused projections and a preallocated cache
 
   ours_ms, peer_ms  a step, median over the rounds
   speedup           median of the rounds' own peer / ours: above 1 where we are faster
@@ -54,19 +58,19 @@ cache).
 
 @dataclass(frozen=True)
 class Case:
-    """Layers x width, and how many steps a turn takes."""
+    """Layers x width, and how many steps a window takes."""
 
     layers: int
     width: int
     heads: int
-    turn: int
+    steps: int
 
     @property
     def name(self) -> str:
         return f"{self.layers}x{self.width}"
 
 
-CASES = (Case(24, 1024, 16, turn=8), Case(12, 1024, 16, turn=12), Case(4, 256, 4, turn=60))
+CASES = (Case(24, 1024, 16, steps=32), Case(12, 1024, 16, steps=48), Case(4, 256, 4, steps=250))
 MORE = {
     "growth": lambda: growth(CASES[2]),
     "staggered": lambda: staggered(CASES[2]),
@@ -117,18 +121,12 @@ def compare(
         if precision == "int8" and measure.device().type == "cuda":
             continue
         gc.collect()
-        steps = (rounds + 1) * case.turn
-        decoders = {"ours": our_steps(case, batch, precision, steps)} | _peer_steps(
-            case, batch, precision, steps, alone
-        )
         bandwidths: list[float] = []  # filled anew for each precision
-        contestants: dict[str, Callable[[], object]] = {
-            name: lambda decoder=decoder: _turn(decoder, case.turn) for name, decoder in decoders.items()
-        }
-        contestants["bandwidth"] = lambda found=bandwidths: found.append(measure.read_bandwidth())
+        decoders = {"ours": _our_window(case, batch, precision)} | _peer_windows(case, batch, precision, alone=alone)
+        contestants = decoders | {"bandwidth": lambda found=bandwidths: found.append(measure.read_bandwidth())}
         taken = measure.alternate(contestants, rounds)
-        ours = 1000 * median(taken["ours"]) / case.turn
-        floor = 1000 * _floor(case, batch, precision, steps // 2, median(bandwidths))
+        ours = 1000 * median(taken["ours"]) / case.steps
+        floor = 1000 * _floor(case, batch, precision, median(bandwidths))
         for peer in [name for name in decoders if name != "ours"] or [None]:
             yield {
                 "bench": "decode",
@@ -137,17 +135,12 @@ def compare(
                 "precision": precision,
                 "peer": peer,
                 "ours_ms": ours,
-                "peer_ms": 1000 * median(taken[peer]) / case.turn if peer else None,
+                "peer_ms": 1000 * median(taken[peer]) / case.steps if peer else None,
                 "speedup": measure.ratio(taken, peer, "ours") if peer else None,
                 "floor_ms": floor,
                 "over_floor": ours / floor,
                 "tokens_s": 1000 * batch * peers.CODEBOOKS / ours,
             }
-
-
-def _turn(decoder: Iterator[object], steps: int) -> None:
-    for _ in range(steps):
-        next(decoder)
 
 
 def our_model(case: Case, seconds: float) -> TokenLM:
@@ -183,37 +176,45 @@ def request(frames: int, seed: int) -> Request:
     return Request(given, torch.full((peers.CODEBOOKS, frames), UNKNOWN), seed)
 
 
-def our_steps(case: Case, batch: int, precision: Precision, steps: int) -> Iterator[None]:
-    """A step each time it is asked; the first one reads the conditions."""
-    frames = steps - (peers.CODEBOOKS - 1)
+def _our_window(case: Case, batch: int, precision: Precision) -> Callable[[], object]:
+    frames = case.steps - (peers.CODEBOOKS - 1)
     engine = our_engine(case, batch, precision, frames)
-    for number in range(batch):
-        engine.submit(request(frames, number))
-    while engine.busy:
-        engine.step()
-        yield
+    return lambda: _serve(engine, batch, frames, apart=0)
 
 
-def _peer_steps(case: Case, batch: int, precision: Precision, steps: int, alone: bool) -> dict[str, Iterator[Any]]:
-    size = (case.layers, case.width, case.heads, 4 * case.width, CONDITION_WIDTH)
-    conditions = torch.randn(batch, CONDITIONS, CONDITION_WIDTH, device=measure.device(), dtype=DTYPES[precision])
+def _peer_windows(case: Case, batch: int, precision: Precision, *, alone: bool) -> dict[str, Callable[[], object]]:
+    size, dtype = (case.layers, case.width, case.heads, 4 * case.width, CONDITION_WIDTH), DTYPES[precision]
+    conditions = torch.randn(batch, CONDITIONS, CONDITION_WIDTH, device=measure.device(), dtype=dtype)
 
     def ready(module: nn.Module) -> Any:
-        return module.to(measure.device(), DTYPES[precision]).eval()
+        return module.to(measure.device(), dtype).eval()
 
-    decoders: dict[str, Iterator[Any]] = {"bare": ready(peers.BareDecoder(*size)).decode_steps(conditions, steps)}
+    bare = ready(peers.BareDecoder(*size))
+    windows: dict[str, Callable[[], object]] = {"bare": lambda: _exhaust(bare.decode_steps(conditions, case.steps))}
     if not alone:
         musicgen = ready(peers.musicgen_decoder(*size))
-        decoders["transformers dynamic"] = peers.decode_steps(musicgen, conditions, steps, "dynamic")
-        decoders["transformers static"] = peers.decode_steps(musicgen, conditions, steps, "static")
-    return decoders
+        for cache in ("dynamic", "static"):
+            windows[f"transformers {cache}"] = lambda cache=cache: _exhaust(
+                peers.decode_steps(musicgen, conditions, case.steps, cache)
+            )
+        whole = ready(peers.musicgen(*size))
+        windows["transformers generate"] = lambda: peers.generate(whole, conditions, case.steps)
+    return windows
 
 
-def _floor(case: Case, batch: int, precision: Precision, context: int, bandwidth: float) -> float:
-    """Seconds below which no step can come: reading weights and cache once, or the arithmetic, whichever is longer."""
+def _exhaust(decoder: Iterator[object]) -> None:
+    for _ in decoder:
+        pass
+
+
+def _floor(case: Case, batch: int, precision: Precision, bandwidth: float) -> float:
+    """Seconds below which no step can come: reading weights and cache once, or the arithmetic, whichever is longer.
+
+    The cache counts as it stands in the middle of the window.
+    """
     width, rows = case.width, 2 * batch
     weights = case.layers * (4 + 2 + 8) * width**2 + peers.CODEBOOKS * peers.BINS * width
-    cached = case.layers * rows * 2 * (context + CONDITIONS) * width
+    cached = case.layers * rows * 2 * (case.steps // 2 + CONDITIONS) * width
     cache_bytes = 2 if measure.device().type == "cuda" and precision == "bfloat16" else 4
     reading = (weights * BYTES[precision] + cached * cache_bytes) / bandwidth
     arithmetic = 2 * rows * weights / measure.gemm_rate(DTYPES[precision])
@@ -225,10 +226,11 @@ def _floor(case: Case, batch: int, precision: Precision, context: int, bandwidth
 
 def growth(case: Case, steps: int = 750) -> dict[str, Any]:
     """Median step of the last fifth of a long window over that of the first."""
-    decoder, taken = our_steps(case, 1, "float32", steps), []
-    next(decoder)
-    for _ in range(steps - 1):
-        taken.append(measure.timed(lambda: next(decoder)))
+    frames = steps - (peers.CODEBOOKS - 1)
+    engine = our_engine(case, 1, "float32", frames)
+    engine.submit(request(frames, 0))
+    engine.step()  # reads the conditions, too
+    taken = [measure.timed(engine.step) for _ in range(steps - 1)]
     fifth = len(taken) // 5
     first, last = median(taken[:fifth]), median(taken[-fifth:])
     return {

@@ -8,6 +8,7 @@ S steps, D width, H heads.
 """
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,35 @@ def musicgen_decoder(layers: int, width: int, heads: int, feed_forward: int, con
     module = musicgen.MusicgenForCausalLM(config)
     module.condition = nn.Linear(condition_width, width)
     return module
+
+
+def musicgen(layers: int, width: int, heads: int, feed_forward: int, condition_width: int) -> nn.Module:
+    """transformers' MusicgenForConditionalGeneration with that decoder; its text encoder and codec are token ones."""
+    transformers = _transformers()
+    decoder: Any = musicgen_decoder(layers, width, heads, feed_forward, condition_width).config
+    text = transformers.T5Config(vocab_size=8, d_model=condition_width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    codec = transformers.EncodecConfig(num_filters=2, codebook_size=BINS, hidden_size=8)
+    config = transformers.MusicgenConfig(
+        text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict()
+    )
+    module = transformers.MusicgenForConditionalGeneration(config)
+    module.audio_encoder.decode = lambda *_, **__: SimpleNamespace(audio_values=torch.zeros(1, 1, 1))
+    return module
+
+
+@torch.inference_mode()
+def generate(module: Any, conditions: Tensor, steps: int) -> None:
+    """`steps` steps of `musicgen`'s own generation for conditions [B, M, condition width], without its codec."""
+    output = _transformers().modeling_outputs.BaseModelOutput(last_hidden_state=conditions)
+    module.generate(
+        encoder_outputs=output,
+        attention_mask=torch.ones(conditions.shape[:2], dtype=torch.int64, device=conditions.device),
+        do_sample=True,
+        top_k=TOP_K,
+        guidance_scale=GUIDANCE,
+        max_new_tokens=steps,
+        min_new_tokens=steps,
+    )
 
 
 def train_step(

@@ -12,7 +12,7 @@ from v2meow.config import SamplingConfig, StageName
 from v2meow.generate.linear import Precision
 from v2meow.generate.parallel import ParallelEngine, keep, left_hidden, plan
 from v2meow.generate.request import Request
-from v2meow.generate.sampling import step_keys
+from v2meow.generate.sampling import random_numbers
 from v2meow.model.lm import Conditions, Stream, TokenLM, VisualInput
 from v2meow.model.patterns import UNKNOWN
 from v2meow.train.batches import training_batches
@@ -138,8 +138,8 @@ def test_every_pass_keeps_what_the_schedule_says_and_takes_nothing_back(known_sh
 
 def _kept(logits, codes, left, noise, temperature=1.0, seed=0) -> torch.Tensor:
     config = replace(SAMPLED, temperature=temperature)
-    keys = step_keys(seed, torch.tensor([0]))
-    return keep(logits[None], codes[None], config, keys, torch.tensor([left]), torch.tensor([noise]))[0]
+    numbers = random_numbers(seed, torch.tensor([0]), 2 * len(codes))
+    return keep(logits[None], codes[None], config, numbers, torch.tensor([left]), torch.tensor([noise]))[0]
 
 
 def test_the_surest_draws_are_the_ones_to_stay():
@@ -173,8 +173,8 @@ def test_frames_and_passes_are_drawn_independently():
     """
     frames, config = 4000, replace(SAMPLED, temperature=1.0)
     codes = torch.full((2, frames), UNKNOWN)
-    keys, nought = step_keys(0, torch.arange(2)), torch.zeros(2, dtype=torch.int64)
-    drawn = keep(torch.zeros(2, frames, 4), codes, config, keys, nought, torch.zeros(2))
+    numbers, nought = random_numbers(0, torch.arange(2), 2 * frames), torch.zeros(2, dtype=torch.int64)
+    drawn = keep(torch.zeros(2, frames, 4), codes, config, numbers, nought, torch.zeros(2))
     for one, other in ((drawn[0, :-1], drawn[0, 1:]), (drawn[0], drawn[1])):
         pairs = torch.bincount(4 * one + other, minlength=16).double()
         expected = len(one) / 16

@@ -1,31 +1,25 @@
 """Draws follow the model's distribution, cut exactly where top-k and top-p say."""
 
-from collections.abc import Iterable
-from itertools import repeat
-
 import pytest
 import torch
 
 from v2meow.config import SamplingConfig
-from v2meow.generate.sampling import nucleus, race, sample, step_keys
+from v2meow.generate.sampling import nucleus, random_numbers, sample
 
 
 def _config(temperature=1.0, top_k=0, top_p=1.0) -> SamplingConfig:
     return SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guide_video=1.0, guide_text=1.0)
 
 
-def _keys(seeds: Iterable[int], steps: Iterable[int]) -> torch.Tensor:
-    return torch.cat([step_keys(seed, torch.tensor([step])) for seed, step in zip(seeds, steps, strict=True)])
-
-
 def _frequencies(logits: torch.Tensor, config: SamplingConfig, draws: int, along: str) -> torch.Tensor:
     """How often each code is drawn over many seeds, many steps or many codebooks."""
     if along == "codebooks":
-        codes = sample(logits.expand(1, draws, -1), config, _keys([5], [0]))
+        numbers = random_numbers(5, torch.tensor([0]), draws)[0]
+    elif along == "seeds":
+        numbers = torch.cat([random_numbers(seed, torch.tensor([0]), 1)[0] for seed in range(draws)])
     else:
-        keys = _keys(range(draws), repeat(0, draws)) if along == "seeds" else step_keys(3, torch.arange(draws))
-        codes = sample(logits.expand(draws, 1, -1), config, keys)
-    return torch.bincount(codes.flatten(), minlength=len(logits)).double()
+        numbers = random_numbers(3, torch.arange(draws), 1)[:, 0]
+    return torch.bincount(sample(logits.expand(draws, -1), config, numbers), minlength=len(logits)).double()
 
 
 @pytest.mark.parametrize("along", ["seeds", "steps", "codebooks"])
@@ -66,10 +60,10 @@ def test_filters_keep_exactly_what_they_say(temperature, top_k, top_p):
     """One code too many is the unlikely one that is heard as a click. Flat logits, so that all that is kept shows."""
     torch.manual_seed(0)
     logits = 0.3 * torch.randn(6, 20)
-    keys = step_keys(0, torch.arange(3000))
+    numbers = random_numbers(0, torch.arange(3000), 1)[:, 0]
     for row in logits:
-        codes = sample(row.expand(3000, 1, -1), _config(temperature, top_k, top_p), keys)
-        assert set(codes.flatten().tolist()) == _kept_by_hand(row.tolist(), temperature, top_k, top_p)
+        codes = sample(row.expand(3000, -1), _config(temperature, top_k, top_p), numbers)
+        assert set(codes.tolist()) == _kept_by_hand(row.tolist(), temperature, top_k, top_p)
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9])
@@ -85,43 +79,49 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_its_share(top_p):
 def test_a_temperature_towards_zero_takes_the_likeliest():
     torch.manual_seed(0)
     logits = torch.randn(4, 100, 16)
-    assert torch.equal(sample(logits, _config(temperature=1e-6), _keys(range(4), range(4))), logits.argmax(-1))
+    assert torch.equal(sample(logits, _config(temperature=1e-6), torch.rand(4, 100)), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("number", [2.0**-25, 0.5, 1 - 2.0**-24])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_the_outermost_numbers_draw_codes_that_are_possible(number, top_k):
+    """Rounding at the ends would otherwise draw a code of no probability, or one that does not exist."""
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(50, 16)
+    logits[:, [0, 15]] = -torch.inf
+    codes = sample(logits, _config(top_k=top_k), torch.full((50,), number))
+    assert (logits.gather(1, codes[:, None]) > -torch.inf).all()
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
 def test_a_row_draws_the_same_alone_and_in_company(top_k):
     """Served in a batch with strangers, a request must give the same music."""
     torch.manual_seed(0)
-    logits, keys = torch.randn(3, 5, 16), _keys((7, 8, 9), (0, 4, 2))
-    together = sample(logits, _config(top_k=top_k), keys)
+    logits, numbers = torch.randn(3, 5, 16), random_numbers(7, torch.arange(3), 5)
+    together = sample(logits, _config(top_k=top_k), numbers)
     for row in range(3):
         own = slice(row, row + 1)
-        assert torch.equal(sample(logits[own], _config(top_k=top_k), keys[own])[0], together[row])
-
-
-def test_top_k_does_not_change_the_draws_that_it_allows():
-    """The random number belongs to the code, not to its rank: a cut of the unlikely leaves all other music alone."""
-    torch.manual_seed(0)
-    logits, keys = 3 * torch.randn(1, 1, 50).expand(2000, -1, -1), step_keys(0, torch.arange(2000))
-    all_of_them, likely = (sample(logits, _config(top_k=k), keys) for k in (0, 10))
-    allowed = set(logits[0, 0].topk(10).indices.tolist())
-    same = torch.tensor([code in allowed for code in all_of_them.flatten().tolist()])
-    assert 0 < same.sum() < 2000
-    assert torch.equal(all_of_them.flatten()[same], likely.flatten()[same])
+        assert torch.equal(sample(logits[own], _config(top_k=top_k), numbers[own])[0], together[row])
 
 
 @pytest.mark.parametrize("vary", ["seeds", "large seeds", "steps", "places"])
-def test_random_numbers_are_those_of_independent_exponentials(vary):
-    """Neighbouring seeds, steps or codes whose numbers go together would make takes alike, and tunes out of chance."""
-    count, places = 400, torch.arange(500)[None, None]
+def test_random_numbers_are_uniform_and_independent(vary):
+    """Neighbouring seeds, steps or places whose numbers go together would make takes alike, and tunes out of chance."""
+    count, first = 400, torch.tensor([0])
     if vary == "places":
-        numbers = race(_keys([3], [0]), torch.arange(count * 500)[None, None]).view(count, 500)
+        numbers = random_numbers(3, first, count * 500).view(count, 500)
+    elif vary == "steps":
+        numbers = random_numbers(3, torch.arange(count), 500)
     else:
-        seeds = {"seeds": range(count), "large seeds": range(0, count << 40, 1 << 40)}.get(vary, repeat(0, count))
-        numbers = race(_keys(seeds, range(count) if vary == "steps" else repeat(0, count)), places)[:, 0]
-    numbers = numbers.exp().double()
-    assert numbers.mean().item() == pytest.approx(1.0, abs=0.012)
-    assert numbers.var().item() == pytest.approx(1.0, abs=0.04)
+        seeds = range(count) if vary == "seeds" else range(0, count << 40, 1 << 40)
+        numbers = torch.cat([random_numbers(seed, first, 500) for seed in seeds])
+    numbers = numbers.double()
+    assert numbers.min() > 0 and numbers.max() < 1
+    assert numbers.mean().item() == pytest.approx(1 / 2, abs=0.004)
+    assert numbers.var().item() == pytest.approx(1 / 12, abs=0.001)
     between = torch.corrcoef(numbers).fill_diagonal_(0)
     assert between.abs().max() < 6 / 500**0.5
     assert between.square().mean().item() * 500 == pytest.approx(1.0, abs=0.05)
+    counts = torch.bincount((numbers.flatten() * 64).long(), minlength=64).double()
+    expected = numbers.numel() / 64
+    assert ((counts - expected) ** 2 / expected).sum() < 130  # 63 degrees of freedom: once in a million runs

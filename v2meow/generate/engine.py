@@ -19,7 +19,7 @@ from v2meow.generate.graphs import Graphs
 from v2meow.generate.guidance import GuidanceRow, repeat
 from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request, join
-from v2meow.generate.sampling import step_keys
+from v2meow.generate.sampling import random_numbers
 from v2meow.generate.state import Extent, State
 from v2meow.model.lm import TokenLM
 from v2meow.model.patterns import UNKNOWN, Layout
@@ -182,7 +182,8 @@ class Engine:
             state.sequence[slot, 0] = self.model.empty
             state.sequence[slot, 1 : len(entry.sequence) + 1] = entry.sequence
             state.step[slot] = entry.step
-            state.keys[slot] = step_keys(entry.request.seed, torch.arange(state.steps, device=device))
+            steps = torch.arange(state.steps, device=device)
+            state.numbers[slot] = random_numbers(entry.request.seed, steps, self.model.spec.target.levels)
             state.owner[used : used + len(copies)] = slot
             state.heard[used : used + len(copies)] = entry.memory
             self._inside.append(entry)

@@ -20,7 +20,7 @@ from v2meow.config import SamplingConfig
 from v2meow.generate.guidance import GuidanceRow, repeat
 from v2meow.generate.linear import Precision, pack
 from v2meow.generate.request import Request, join
-from v2meow.generate.sampling import race, sample, step_keys
+from v2meow.generate.sampling import random_numbers, sample
 from v2meow.model.lm import TokenLM
 from v2meow.model.patterns import UNKNOWN
 
@@ -58,20 +58,18 @@ def left_hidden(count: int, passes: int) -> list[int]:
     return [*left[1:], 0] if passes else []
 
 
-def keep(logits: Tensor, codes: Tensor, config: SamplingConfig, keys: Tensor, left: Tensor, noise: Tensor) -> Tensor:
+def keep(logits: Tensor, codes: Tensor, config: SamplingConfig, numbers: Tensor, left: Tensor, noise: Tensor) -> Tensor:
     """Codes [Q, T] of one level with the surest of the unknown ones filled in, until `left` [Q] are unknown.
 
-    logits [Q, T, bins]; `keys` [Q] are those of the pass and `noise` [Q] falls to nought. How sure the model is of a
+    logits [Q, T, bins]; `numbers` [Q, 2 T] are random and `noise` [Q] falls to nought. How sure the model is of a
     draw is its log-probability before temperature and filters, since these make it seem sure of all. Gumbel noise is
     added, of scale temperature x noise: by confidence alone the first codes to stay are the likeliest everywhere,
     silence above all, and the rest follows them (MaskGIT's choice temperature, annealed like there).
     """
-    frames, bins = logits.shape[1:]
-    drawn = sample(logits, config, keys)
+    draws, chances = numbers.chunk(2, dim=-1)
+    drawn = sample(logits, config, draws)
     sure = logits.float().log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
-    places = frames * bins + torch.arange(frames, device=logits.device)  # behind the places of the draws
-    gumbel = -race(keys, places[None, None])[:, 0]
-    sure = sure + config.temperature * noise[:, None] * gumbel
+    sure = sure - config.temperature * noise[:, None] * (-chances.log()).log()
     unknown = codes == UNKNOWN
     rank = sure.masked_fill(~unknown, torch.inf).sort(dim=-1, stable=True).indices.argsort(-1)
     return torch.where(unknown & (rank >= left[:, None]), drawn, codes)
@@ -197,7 +195,10 @@ class ParallelEngine:
     def _pass(self, group: list[_Entry]) -> None:
         """The next pass of each of these requests, which are alike."""
         now = [entry.plan[entry.step] for entry in group]
-        keys = torch.cat([step_keys(entry.request.seed, torch.tensor([entry.step])) for entry in group])
+        frames = group[0].codes.shape[1]
+        numbers = torch.cat(
+            [random_numbers(entry.request.seed, torch.tensor([entry.step]), 2 * frames) for entry in group]
+        )
         level, left, noise = (
             torch.tensor(values, device=self._device)
             for values in (
@@ -208,7 +209,7 @@ class ParallelEngine:
         )
         codes, every = torch.stack([entry.codes for entry in group]), torch.arange(len(group), device=self._device)
         logits = self._logits(group, codes, level)
-        codes[every, level] = keep(logits, codes[every, level], self.config, keys.to(self._device), left, noise)
+        codes[every, level] = keep(logits, codes[every, level], self.config, numbers.to(self._device), left, noise)
         for entry, filled in zip(group, codes, strict=True):
             entry.codes = filled
 

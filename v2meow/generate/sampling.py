@@ -14,34 +14,27 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 _OTHER = 0x1E3779B9
 
 
-def step_keys(seed: int, steps: Tensor) -> Tensor:
-    """The key of each step of a stream of random numbers: int64 of the shape of `steps`, from a seed of 64 bits."""
+def random_numbers(seed: int, steps: Tensor, count: int) -> Tensor:
+    """Uniform float32 numbers [S, count] strictly between 0 and 1, for each of `steps` [S] of a 64-bit seed."""
     low, high = torch.tensor([seed], dtype=torch.int64).view(torch.int32).to(steps.device)
-    first = _mix(_mix(steps.to(torch.int32) ^ low) ^ high)
-    second = _mix(_mix(first ^ _OTHER) ^ low)  # mixed once more than places are, so that none can cancel it
-    return torch.stack((first, second | 1), -1).view(torch.int64)[..., 0]
+    key = _mix(_mix(steps.to(torch.int32) ^ low) ^ high)
+    other = _mix(_mix(key ^ _OTHER) ^ low)  # mixed once more than places are, so that none can cancel it
+    places = torch.arange(count, dtype=torch.int32, device=steps.device)
+    mixed = _mix(_mix(places ^ key[:, None]) ^ other[:, None])
+    return (_shift(mixed, 8).float() + 0.5) * 2.0**-24
 
 
-def sample(logits: Tensor, config: SamplingConfig, keys: Tensor) -> Tensor:
-    """Logits [Q, K, bins] → codes int64 [Q, K], drawn with the numbers of keys [Q]."""
-    assert len(logits) == len(keys), (logits.shape, keys.shape)
-    bins = logits.shape[-1]
-    scaled, codes = logits.float(), None
-    if 0 < config.top_k < bins:
-        scaled, codes = scaled.topk(config.top_k, dim=-1, sorted=False)
+def sample(logits: Tensor, config: SamplingConfig, numbers: Tensor) -> Tensor:
+    """Logits [..., bins] and a uniform number each [...] → codes int64 [...]."""
+    logits, codes = logits.float(), None
+    if 0 < config.top_k < logits.shape[-1]:
+        logits, codes = logits.topk(config.top_k, dim=-1, sorted=False)
     if config.temperature != 1:
-        scaled = scaled / config.temperature
-    # The exponential race: the smallest e / p is a draw from p, and needs no normalised p.
-    noise = race(keys, _places(logits.shape[1], bins, codes, logits.device))
-    winner = (nucleus(scaled, config.top_p) - noise).argmax(-1, keepdim=True)
-    return (winner if codes is None else codes.gather(-1, winner))[..., 0]
-
-
-def _places(levels: int, bins: int, codes: Tensor | None, device: torch.device) -> Tensor:
-    """A number of its own for each code of each codebook: for codes [Q, K, C], or for all, [1, K, bins]."""
-    if codes is None:
-        return torch.arange(levels * bins, device=device).view(1, levels, bins)
-    return codes + torch.arange(0, levels * bins, bins, device=device)[:, None]
+        logits = logits / config.temperature
+    reached = nucleus(logits, config.top_p).softmax(-1).cumsum(-1)
+    # The code at which the cumulative probability reaches the number; it may end a little beside 1.
+    drawn = (reached < numbers[..., None] * reached[..., -1:]).sum(-1, keepdim=True)
+    return (drawn if codes is None else codes.gather(-1, drawn))[..., 0]
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
@@ -52,15 +45,6 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     chances = ranked.softmax(-1)
     beyond = chances.cumsum(-1) - chances >= top_p  # the first is always kept
     return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
-
-
-def race(keys: Tensor, places: Tensor) -> Tensor:
-    """Logarithms of independent exponential numbers: keys [Q], places [Q or 1, K, C] → [Q, K, C]."""
-    low, odd = keys.contiguous().view(torch.int32).view(-1, 2, 1, 1).unbind(1)
-    mixed = _mix(places.to(torch.int32) ^ low).mul_(odd)
-    # The highest 24 bits, which are those that the product mixes best, as a number strictly between 0 and 1.
-    uniform = _shift(mixed, 8).float().add_(0.5).mul_(2.0**-24)
-    return uniform.log_().neg_().log_()
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class State:
         self.decoder = Decoder(model, precision, rows=rows, steps=self.steps, places=self.capacity, memory=self.memory)
         integers = {"dtype": torch.int64, "device": device}
         self.sequence = torch.full((rows, self.steps + 1, spec.target.levels), model.empty, **integers)
-        self.keys = torch.zeros(rows, self.steps, **integers)  # of each step's random numbers
+        self.numbers = torch.zeros(rows, self.steps, spec.target.levels, device=device)  # random, one for each draw
         self.step, self.offset = (torch.zeros(rows, **integers) for _ in range(2))
         self.owner = torch.zeros(rows, **integers)  # the request of each row
         self.heard = torch.zeros(rows, **integers)  # how much of its memory is filled
@@ -71,7 +71,7 @@ class State:
         if not extent.single:
             used = (slice(extent.requests), slice(extent.copies))
             logits = (logits[self.copies[used]] * self.weights[used]).sum(1)
-        drawn = sample(logits, self.config, self.keys[request, step])
+        drawn = sample(logits, self.config, self.numbers[request, step])
         wanted = self.sequence[request, step + 1]
         self.sequence[request, step + 1] = torch.where(wanted == UNKNOWN, drawn, wanted)
         step.add_(1).clamp_(max=self.steps - 1)
@@ -102,5 +102,5 @@ class State:
 
     def move_request(self, source: int, target: int) -> None:
         """Copy a request over another one; its rows must then be told."""
-        for part in (self.sequence, self.keys, self.step, self.offset):
+        for part in (self.sequence, self.numbers, self.step, self.offset):
             part[target] = part[source]
