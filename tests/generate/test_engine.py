@@ -273,13 +273,17 @@ def test_nobody_is_overtaken_for_ever():
     assert order.index(large) <= 3
 
 
-def test_a_window_that_does_not_fit_is_refused_before_it_costs_anything():
+def test_a_request_that_does_not_fit_is_refused_before_it_costs_anything():
+    """Found out while others are inside, it would take them down with it."""
     model, given, known = _case("coarse", "delay", 1, seconds=3 * SECONDS)
-    with pytest.raises(ValueError, match="does not fit into an engine of 41 steps"):
+    with pytest.raises(ValueError, match="61 steps, it has room for 41; 30 places of prefix, it has room for 20"):
         _engine(model).submit(Request(given, known[0], 0))
     model, given, known = _case("semantic", "delay", 1)
-    with pytest.raises(ValueError, match="3 rows does not fit"):
+    with pytest.raises(ValueError, match="3 rows, it has room for 2"):
         _engine(model, rows=2).submit(Request(given, known[0], 0))
+    long = replace(given, visual=(torch.randn(1, 30, given.visual[0].shape[2]),))
+    with pytest.raises(ValueError, match="30 pictures, it has room for 9"):
+        _engine(model).submit(Request(long, known[0], 0))
 
 
 def test_the_cache_is_allocated_once():
@@ -291,6 +295,16 @@ def test_the_cache_is_allocated_once():
         engine.submit(request)
     _finish(engine)
     assert [cache.both.data_ptr() for cache in engine._state.decoder.cache] == places
+
+
+@pytest.mark.parametrize(("stage", "layout"), MODELS)
+def test_a_model_that_is_bfloat16_throughout_decodes_as_on_a_gpu(stage, layout, monkeypatch):
+    """There nothing is packed: every tensor of the step must get along with every other."""
+    monkeypatch.setattr("v2meow.generate.decoder.pack", lambda model, precision: model.to(torch.bfloat16))
+    model, given, known = _case(stage, layout, 2, 0.3)
+    codes = _decode(model, given, known)
+    assert codes.shape == known.shape and (codes >= 0).all()
+    assert torch.equal(codes[known != UNKNOWN], known[known != UNKNOWN])
 
 
 @pytest.mark.parametrize(("requests", "rows", "span"), [(1, 2, 3), (3, 5, 130), (8, 24, 41)])

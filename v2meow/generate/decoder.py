@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v2meow.generate.linear import Precision, pack
+from v2meow.generate.linear import Precision, pack, packed_spans
+from v2meow.generate.pages import Span, use_huge_pages
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block, KeyValues, rotary
 
@@ -86,6 +87,10 @@ class Decoder:
         self._table = _one_table(model.embed)
         self._first_rows = torch.arange(spec.target.levels, device=like.device) * (spec.target.bins + 1)
         self._angles = _angles(model, steps)
+        if like.device.type == "cpu":
+            stores = (storage.both for storage in (*self.cache, *self.memory) if storage)
+            spans = [Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in (*stores, self._table)]
+            use_huge_pages([*spans, *packed_spans(model)])
         self._shape = (spec.width,)
 
     def step(self, inputs: Tensor, here: Place) -> Tensor:

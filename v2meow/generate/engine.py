@@ -73,22 +73,30 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its ticket. ValueError for one that does not fit into the engine at all."""
         codes = request.known[None].to(self._device)
-        layout = self.model.layout(codes.shape[2])
-        copies = request.rows(self.model.spec, self.config)
-        if layout.steps > self._state.steps or len(copies) > self._state.rows:
-            raise ValueError(
-                f"a window of {layout.steps} steps in {len(copies)} rows does not fit into an engine of "
-                f"{self._state.steps} steps and {self._state.rows} rows"
-            )
+        layout, copies = self.model.layout(codes.shape[2]), request.rows(self.model.spec, self.config)
+        self._refuse_misfit(request, layout, copies)
         self._tickets += 1
-        sequence = layout.build(codes, self.model.empty)[0]
-        open_steps = (request.known == UNKNOWN).any()
-        if open_steps:
+        if (request.known == UNKNOWN).any():
+            sequence = layout.build(codes, self.model.empty)[0]
             first = int((sequence == UNKNOWN).any(-1).nonzero()[0])
             self._queue.append(_Entry(self._tickets, request, layout, copies, sequence, step=first))
         else:
             self._done[self._tickets] = request.known
         return self._tickets
+
+    def _refuse_misfit(self, request: Request, layout: Layout, copies: list[GuidanceRow]) -> None:
+        state, given = self._state, request.given
+        pictures = sum(features.shape[1] for features in given.visual)
+        prefix = 0 if given.prefix is None else given.prefix.shape[2] + pictures
+        needs = {
+            "steps": (layout.steps, state.steps),
+            "rows": (len(copies), state.rows),
+            "pictures": (pictures, state.pictures),
+            "places of prefix": (prefix, state.prefix),
+        }
+        short = [f"{need} {name}, it has room for {room}" for name, (need, room) in needs.items() if need > room]
+        if short:
+            raise ValueError(f"a request does not fit into the engine: {'; '.join(short)}")
 
     @torch.inference_mode()
     def step(self) -> dict[int, Tensor]:

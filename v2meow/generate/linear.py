@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v2meow.generate.pages import Span
+
 Precision = Literal["float32", "bfloat16", "int8"]
 
 _product = torch.ops.mkldnn._linear_pointwise.default
@@ -79,6 +81,13 @@ def pack(module: nn.Module, precision: Precision) -> None:
         module.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     elif torch.backends.mkldnn.is_available():
         _pack_below(module, precision)
+
+
+def packed_spans(module: nn.Module) -> list[Span]:
+    """Where in memory the packed weights below `module` are; those of int8 do not tell."""
+    weights = [layer.weight for layer in module.modules() if isinstance(layer, PackedLinear)]
+    starts = [(torch.ops.mkldnn.data_ptr(weight), torch.ops.mkldnn._nbytes(weight)) for weight in weights]
+    return [Span(start, start + length) for start, length in starts]
 
 
 def _pack_below(module: nn.Module, precision: Precision) -> None:

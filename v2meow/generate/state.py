@@ -46,10 +46,10 @@ class State:
         frames = math.ceil(seconds * spec.target.rate)
         self.config, self.rows, self.steps = config, rows, model.layout(frames).steps
         # A window may begin between two pictures, so that it shows one more than its length says.
-        pictures = sum(math.ceil(seconds * visual.rate) + 1 for visual in spec.visual)
-        prefix = math.ceil(seconds * spec.prefix.rate) + pictures if spec.prefix else 0
-        self.capacity, self.memory = prefix + self.steps, pictures + 1
-        self.decoder = Decoder(model, precision, rows=rows, steps=self.steps, places=self.capacity, memory=self.memory)
+        self.pictures = sum(math.ceil(seconds * visual.rate) + 1 for visual in spec.visual)
+        self.prefix = math.ceil(seconds * spec.prefix.rate) + self.pictures if spec.prefix else 0
+        self.capacity, memory = self.prefix + self.steps, self.pictures + 1
+        self.decoder = Decoder(model, precision, rows=rows, steps=self.steps, places=self.capacity, memory=memory)
         integers = {"dtype": torch.int64, "device": device}
         self.sequence = torch.full((rows, self.steps + 1, spec.target.levels), model.empty, **integers)
         self.numbers = torch.zeros(rows, self.steps, spec.target.levels, device=device)  # random, one for each draw
@@ -59,7 +59,7 @@ class State:
         # The rows of each request and their weights in its logits; where it has fewer, any row of weight nought.
         self.copies = torch.zeros(rows, COPIES, **integers)
         self.weights = torch.zeros(rows, COPIES, 1, 1, device=device)
-        self._places = torch.arange(max(self.capacity, self.memory), device=device)
+        self._places = torch.arange(max(self.capacity, memory), device=device)
         self._counting = torch.arange(rows, device=device)
 
     def run(self, extent: Extent) -> None:

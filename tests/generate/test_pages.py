@@ -1,0 +1,51 @@
+"""Huge pages are asked for where the used memory is, and nowhere else."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from v2meow.generate.pages import Span, huge_spans, use_huge_pages
+
+PAGE = 2 * 2**20
+MAPPINGS = [Span(10 * PAGE, 20 * PAGE), Span(30 * PAGE, 40 * PAGE)]
+
+
+def _span(start: float, end: float) -> Span:
+    return Span(int(start * PAGE), int(end * PAGE))
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        ([], []),
+        ([_span(10.1, 10.9)], []),  # less than a page
+        ([_span(10, 12)], [_span(10, 12)]),
+        ([_span(10.5, 12.5)], [_span(11, 12)]),
+        ([_span(10.1, 10.2), _span(13, 13.1)], [_span(11, 13)]),
+        ([_span(18, 21)], []),  # not all within the mapping
+        ([_span(11, 12), _span(31, 33)], [_span(11, 12), _span(31, 33)]),
+    ],
+)
+def test_whole_pages_between_the_first_and_the_last_used_byte(used, expected):
+    """Pages around it would be filled with zeros that nobody asked for."""
+    assert huge_spans(used, MAPPINGS) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
+def test_memory_in_use_moves_into_huge_pages_and_keeps_its_content():
+    tensor = torch.arange(8 * PAGE // 8)
+    before = _huge()
+    gained = use_huge_pages([Span(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)])
+    if not gained:
+        pytest.skip("this kernel gives no huge pages on demand: it is older than 6.1, or they are switched off")
+    assert 6 * PAGE <= gained <= 8 * PAGE
+    assert _huge() > before
+    assert torch.equal(tensor, torch.arange(8 * PAGE // 8))
+
+
+def _huge() -> int:
+    """Bytes of this process in huge pages."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
