@@ -198,7 +198,7 @@ def _peer_windows(case: Case, batch: int, precision: Precision, *, alone: bool) 
                 peers.decode_steps(musicgen, conditions, case.steps, cache)
             )
         whole = ready(peers.musicgen(*size))
-        windows["transformers generate"] = lambda: peers.generate(whole, conditions, case.steps)
+        windows["transformers generate"] = lambda: peers.generate(whole, batch, CONDITIONS, case.steps)
     return windows
 
 

@@ -56,12 +56,12 @@ def musicgen(layers: int, width: int, heads: int, feed_forward: int, condition_w
 
 
 @torch.inference_mode()
-def generate(module: Any, conditions: Tensor, steps: int) -> None:
-    """`steps` steps of `musicgen`'s own generation for conditions [B, M, condition width], without its codec."""
-    output = _transformers().modeling_outputs.BaseModelOutput(last_hidden_state=conditions)
+def generate(module: Any, batch: int, conditions: int, steps: int) -> None:
+    """`steps` steps of `musicgen`'s own generation for texts of `conditions` tokens, without its codec."""
+    device = next(module.parameters()).device
     module.generate(
-        encoder_outputs=output,
-        attention_mask=torch.ones(conditions.shape[:2], dtype=torch.int64, device=conditions.device),
+        inputs=torch.ones(batch, conditions, dtype=torch.int64, device=device),
+        attention_mask=torch.ones(batch, conditions, dtype=torch.int64, device=device),
         do_sample=True,
         top_k=TOP_K,
         guidance_scale=GUIDANCE,

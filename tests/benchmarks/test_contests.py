@@ -72,3 +72,22 @@ def test_the_peer_decodes_as_without_a_cache(cache, monkeypatch):
     torch.testing.assert_close(stepped, whole.view(4, peers.CODEBOOKS, 6, -1), rtol=1e-4, atol=1e-5)
     drawn = list(islice(peers.decode_steps(module, given, 6, cache), 6))
     assert len(drawn) == 6 and drawn[0].shape == (2, peers.CODEBOOKS)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_transformers_own_generation_decodes_a_batch_with_guidance(batch, monkeypatch):
+    """Without rows of no conditions it would do half of the work that ours does."""
+    pytest.importorskip("transformers")
+    module, seen = peers.musicgen(1, 32, 2, 64, 24).eval(), []
+    forward = module.decoder.forward
+
+    def recorded(*arguments, **named):
+        seen.append((named["input_ids"].shape[0], named["encoder_hidden_states"]))
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(module.decoder, "forward", recorded)
+    peers.generate(module, batch, 5, 6)
+    assert len(seen) >= 5
+    for rows, conditions in seen:
+        assert rows == 2 * batch * peers.CODEBOOKS and conditions.shape[0] == 2 * batch
+        assert not torch.equal(conditions[:batch], conditions[batch:])
