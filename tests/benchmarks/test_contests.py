@@ -78,8 +78,8 @@ def test_the_peer_decodes_as_without_a_cache(cache, monkeypatch):
 def test_transformers_own_generation_decodes_a_batch_with_guidance(batch, monkeypatch):
     """Without rows of no conditions it would do half of the work that ours does."""
     pytest.importorskip("transformers")
-    module, seen = peers.musicgen(1, 32, 2, 64, 24).eval(), []
-    forward = module.decoder.forward
+    module: Any = peers.musicgen(1, 32, 2, 64, 24).eval()
+    forward, seen = module.decoder.forward, []
 
     def recorded(*arguments, **named):
         seen.append((named["input_ids"].shape[0], named["encoder_hidden_states"]))
