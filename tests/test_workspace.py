@@ -322,7 +322,7 @@ def test_pipeline_is_the_designed_graph(up_to_date):
     [
         ("generate.context_seconds", ["evaluate"]),
         ("evaluate.permutations", ["evaluate"]),
-        ("gate.0.at_most", ["gate"]),
+        ("gate.0.at_least", ["gate"]),
         ("stages.fine.steps", ["train@fine"]),
         ("checks.min_clips", ["validate", "check-features"]),
         ("joint.steps", ["fit@joint", "extract", "check-features", "train@semantic", "train@coarse", "train@fine"]),
