@@ -25,10 +25,6 @@ class KeyValues:
     keys: Tensor
     values: Tensor
 
-    def rows(self, first: int, end: int) -> "KeyValues":
-        """The same storage, seen from row `first` to `end` - 1."""
-        return KeyValues(self.keys[first:end], self.values[first:end])
-
     def fill(self, keys: Tensor, values: Tensor) -> None:
         """Write the first places of all rows."""
         count = keys.shape[2]
