@@ -70,7 +70,7 @@ class Case:
         return f"{self.layers}x{self.width}"
 
 
-CASES = (Case(24, 1024, 16, steps=32), Case(12, 1024, 16, steps=48), Case(4, 256, 4, steps=250))
+CASES = (Case(24, 1024, 16, steps=64), Case(12, 1024, 16, steps=48), Case(4, 256, 4, steps=250))
 MORE = {
     "growth": lambda: growth(CASES[2]),
     "staggered": lambda: staggered(CASES[2]),

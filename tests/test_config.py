@@ -35,7 +35,7 @@ def test_all_problems_are_told_at_once_by_their_full_keys():
         "media: expected a mapping, got 7",
         "stages.fine.widht: unknown key, did you mean width?",
         "stages.fine.width: missing",
-        "visual[0].kind: 'optical' is not one of motion",
+        "visual[0].kind: 'optical' is not one of motion, clip, i3d-flow, vq-tokens",
     ]
 
 

@@ -20,7 +20,7 @@ from encodec.quantization.vq import ResidualVectorQuantizer
 from torch import Tensor, nn
 
 from v2meow import weights
-from v2meow.config import CodecConfig
+from v2meow.config import LappedCodecConfig
 
 _KMEANS_ROUNDS = 8
 _SOFTEN = 1e-5  # keeps the slope of the companding finite at zero
@@ -33,7 +33,7 @@ class Codec(nn.Module):
     synthesis: Any
     quantizer: Any
 
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, config: LappedCodecConfig) -> None:
         super().__init__()
         self.config = config
         hop = config.hop
@@ -49,7 +49,7 @@ class Codec(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """A fitted codec from its model folder, in evaluation mode."""
-        codec = cls(CodecConfig(**weights.read_config(folder)))
+        codec = cls(LappedCodecConfig(**weights.read_config(folder)))
         weights.load_into(codec, folder)
         return codec.eval()
 

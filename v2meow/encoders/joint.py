@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v2meow import weights
-from v2meow.config import JointConfig
+from v2meow.config import TwoTowerConfig
 from v2meow.encoders.mel import log_mel
 
 MELS = 64
@@ -25,7 +25,7 @@ _HIDDEN = 128
 class TwoTower(nn.Module):
     """Audio and text → unit vectors [B, width]."""
 
-    def __init__(self, config: JointConfig, sample_rate: int) -> None:
+    def __init__(self, config: TwoTowerConfig, sample_rate: int) -> None:
         super().__init__()
         self.config, self.sample_rate = config, sample_rate
         self.words = nn.EmbeddingBag(config.text_buckets, _HIDDEN, mode="mean")
@@ -39,7 +39,7 @@ class TwoTower(nn.Module):
     def load(cls, folder: Path) -> Self:
         """The fitted model from its folder, in evaluation mode."""
         saved = weights.read_config(folder)
-        model = cls(JointConfig(**saved["config"]), saved["sample_rate"])
+        model = cls(TwoTowerConfig(**saved["config"]), saved["sample_rate"])
         weights.load_into(model, folder)
         return model.eval()
 

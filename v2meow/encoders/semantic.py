@@ -12,7 +12,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from v2meow import weights
-from v2meow.config import RecipeError, SemanticIdsConfig
+from v2meow.config import MelIdsConfig, RecipeError
 from v2meow.encoders.mel import log_mel
 
 
@@ -21,7 +21,7 @@ class SemanticIds(nn.Module):
 
     centroids: Tensor
 
-    def __init__(self, config: SemanticIdsConfig, sample_rate: int) -> None:
+    def __init__(self, config: MelIdsConfig, sample_rate: int) -> None:
         super().__init__()
         self.config, self.sample_rate = config, sample_rate
         self.register_buffer("centroids", torch.zeros(config.clusters, config.mels))
@@ -30,7 +30,7 @@ class SemanticIds(nn.Module):
     def load(cls, folder: Path) -> Self:
         """The fitted model from its folder, in evaluation mode."""
         saved = weights.read_config(folder)
-        model = cls(SemanticIdsConfig(**saved["config"]), saved["sample_rate"])
+        model = cls(MelIdsConfig(**saved["config"]), saved["sample_rate"])
         weights.load_into(model, folder)
         return model.eval()
 

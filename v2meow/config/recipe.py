@@ -1,0 +1,94 @@
+"""A recipe: all its sections, and what follows from them."""
+
+from dataclasses import dataclass
+
+from v2meow.config.encoders import CodecConfig, JointConfig, SemanticIdsConfig, VisualConfig
+from v2meow.config.stages import GenerateConfig, SamplingConfig, StageConfig, StageName, StagesConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig:
+    """What an untrusted file may cost before it is refused. Seconds, mebibytes, pixels."""
+
+    timeout_s: float
+    memory_mib: int
+    max_pixels: int
+    max_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How videos become clips. A video whose hash falls under `holdout` is never trained on."""
+
+    clip_seconds: float
+    hop_seconds: float
+    holdout: float
+    min_loudness_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksConfig:
+    """What `validate` and `check-features` demand of the catalogue."""
+
+    min_clips: int
+    min_holdout_videos: int
+    max_rejected_share: float
+    max_silent_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Held-out generation: how many videos, in batches of what size, and how many permutations."""
+
+    videos: int
+    batch: int
+    permutations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionConfig:
+    """One line of the gate: `metric` of metrics.json must be at least / at most a limit.
+
+    `optional` criteria are passed over where the catalogue cannot give the metric
+    (planted truth exists for the synthetic catalogue only).
+    """
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that determines a model, given the videos."""
+
+    name: str
+    seed: int
+    media: MediaConfig
+    data: DataConfig
+    checks: ChecksConfig
+    visual: tuple[VisualConfig, ...]
+    semantic_ids: SemanticIdsConfig
+    codec: CodecConfig
+    joint: JointConfig
+    stages: StagesConfig
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+    gate: tuple[CriterionConfig, ...]
+
+    def stage(self, name: StageName) -> StageConfig:
+        return getattr(self.stages, name)
+
+    def sampling(self, name: StageName) -> SamplingConfig:
+        return getattr(self.generate, name)
+
+    @property
+    def semantic_frames(self) -> int:
+        """Semantic ids in one training clip."""
+        return round(self.data.clip_seconds * self.semantic_ids.rate)
+
+    @property
+    def codec_frames(self) -> int:
+        """Codec frames in one training clip."""
+        return round(self.data.clip_seconds * self.codec.rate)

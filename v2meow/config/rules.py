@@ -1,0 +1,109 @@
+"""Values of a recipe that cannot work together: found before anything runs."""
+
+from collections.abc import Iterator
+
+from v2meow.config.encoders import EncodecConfig, MotionConfig, TwoTowerConfig
+from v2meow.config.recipe import Recipe
+from v2meow.config.stages import STAGES, StageConfig, StageName
+
+Rule = tuple[bool, str, str]  # whether it holds, the key it is about, what is asked of the key
+
+
+def inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
+    """Keys whose values cannot work together, with what is asked of them."""
+    broken = [(key, message) for holds, key, message in _divisor_rules(recipe) if not holds]
+    if broken:  # the other rules divide by these
+        return broken
+    rules = (*_data_rules(recipe), *_encoder_rules(recipe), *_stage_rules(recipe), *_gate_rules(recipe))
+    return [(key, message) for holds, key, message in rules if not holds]
+
+
+def _divisor_rules(recipe: Recipe) -> Iterator[Rule]:
+    codec, ids = recipe.codec, recipe.semantic_ids
+    divisors = {"codec.sample_rate": codec.sample_rate, "codec.hop": codec.hop, "semantic_ids.rate": ids.rate}
+    divisors |= {f"stages.{name}.heads": recipe.stage(name).heads for name in STAGES}
+    for key, value in divisors.items():
+        yield value > 0, key, "must be positive"
+
+
+def _data_rules(recipe: Recipe) -> Iterator[Rule]:
+    data, rate = recipe.data, recipe.semantic_ids.rate
+    yield data.clip_seconds > 0, "data.clip_seconds", "must be positive"
+    whole = round(data.clip_seconds * rate, 6).is_integer()
+    yield whole, "data.clip_seconds", f"must be a whole number of semantic ids, of 1/{rate} s each"
+    yield 0 < data.hop_seconds <= data.clip_seconds, "data.hop_seconds", "must be above 0 and at most clip_seconds"
+    yield 0 < data.holdout < 1, "data.holdout", "must lie between 0 and 1"
+
+
+def _encoder_rules(recipe: Recipe) -> Iterator[Rule]:
+    yield from _codec_rules(recipe)
+    rate, ids = recipe.codec.sample_rate, recipe.semantic_ids
+    yield rate % ids.rate == 0, "semantic_ids.rate", f"must divide codec.sample_rate {rate}"
+    yield recipe.codec.rate % ids.rate == 0, "semantic_ids.rate", f"must divide the codec's {recipe.codec.rate} Hz"
+    yield ids.clusters > 1, "semantic_ids.clusters", "must be at least 2"
+    if isinstance(recipe.joint, TwoTowerConfig):
+        yield recipe.joint.text_buckets > 1, "joint.text_buckets", "must be at least 2"
+    yield len(recipe.visual) > 0, "visual", "at least one extractor is needed"
+    kinds = [extractor.kind for extractor in recipe.visual]
+    for i, extractor in enumerate(recipe.visual):
+        yield extractor.rate > 0, f"visual[{i}].rate", "must be positive"
+        yield extractor.kind not in kinds[:i], f"visual[{i}].kind", f"{extractor.kind} is named twice"
+        if isinstance(extractor, MotionConfig):
+            yield extractor.size > 0, f"visual[{i}].size", "must be positive"
+
+
+def _codec_rules(recipe: Recipe) -> Iterator[Rule]:
+    codec = recipe.codec
+    if isinstance(codec, EncodecConfig):
+        yield codec.levels > 0, "codec.bandwidth", f"must be at least {codec.rate / 100:g} kbit/s, one codebook"
+        return
+    yield codec.sample_rate % codec.hop == 0, "codec.hop", f"must divide the sample rate {codec.sample_rate}"
+    yield 0 < codec.companding <= 1, "codec.companding", "must be above 0 and at most 1"
+    yield codec.bins > 1 and codec.bins & (codec.bins - 1) == 0, "codec.bins", "must be a power of two"
+
+
+def _stage_rules(recipe: Recipe) -> Iterator[Rule]:
+    levels, clip = recipe.codec.levels, recipe.data.clip_seconds
+    kept = 0 < recipe.stages.coarse_levels < levels
+    yield kept, "stages.coarse_levels", f"must lie between 0 and codec.levels ({levels})"
+    for name in STAGES:
+        stage, sampling, key = recipe.stage(name), recipe.sampling(name), f"stages.{name}"
+        yield stage.width % stage.heads == 0, f"{key}.width", f"{stage.width} is not divisible by {stage.heads} heads"
+        even = (stage.width // stage.heads) % 2 == 0
+        yield even, f"{key}.heads", "the width of a head must be even for rotary positions"
+        fits = 0 < stage.window_seconds <= clip
+        yield fits, f"{key}.window_seconds", "must be above 0 and at most data.clip_seconds"
+        positive = min(stage.layers, stage.steps, stage.batch, stage.max_epochs) > 0
+        yield positive, key, "layers, steps, max_epochs and batch must be positive"
+        drops = (stage.dropout, stage.drop_video, stage.drop_text)
+        yield min(drops) >= 0 and max(drops) <= 1, key, "dropout, drop_video and drop_text are shares of 1"
+        yield from _training_rules(stage, key)
+        yield sampling.temperature > 0, f"generate.{name}.temperature", "must be positive"
+        yield 0 < sampling.top_p <= 1, f"generate.{name}.top_p", "must be above 0 and at most 1"
+        yield from _layout_rules(recipe, name)
+    window = min(recipe.stages.semantic.window_seconds, recipe.stages.coarse.window_seconds)
+    carried = 0 <= recipe.generate.context_seconds < window
+    yield carried, "generate.context_seconds", f"must be less than a window of these stages, {window:g} s"
+
+
+def _training_rules(stage: StageConfig, key: str) -> Iterator[Rule]:
+    parts = stage.accumulate > 0 and stage.batch % stage.accumulate == 0
+    yield parts, f"{key}.accumulate", f"must divide the batch of {stage.batch}"
+    yield 0 <= stage.ema < 1, f"{key}.ema", "must be at least 0 and below 1"
+    yield stage.checkpoint_steps > 0, f"{key}.checkpoint_steps", "must be positive"
+
+
+def _layout_rules(recipe: Recipe, name: StageName) -> Iterator[Rule]:
+    kc = recipe.stages.coarse_levels
+    levels = {"semantic": 1, "coarse": kc, "fine": recipe.codec.levels - kc}[name]
+    passes, parallel = recipe.sampling(name).passes, recipe.stage(name).layout == "parallel"
+    yield not (parallel and name == "semantic"), f"stages.{name}.layout", "semantic ids are decoded step by step"
+    enough = passes >= levels if parallel else passes == 0
+    message = f"must be at least {levels}, one a level" if parallel else "is for stages of layout parallel only"
+    yield enough, f"generate.{name}.passes", message
+
+
+def _gate_rules(recipe: Recipe) -> Iterator[Rule]:
+    for i, criterion in enumerate(recipe.gate):
+        one = (criterion.at_least is None) != (criterion.at_most is None)
+        yield one, f"gate[{i}]", "give exactly one of at_least and at_most"
