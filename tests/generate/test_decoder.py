@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from v2meow.config import STAGES
 from v2meow.generate.decoder import Decoder, Place, fold_norms
+from v2meow.generate.native.decoder import NativeDecoder
 from v2meow.model.lm import TokenLM
 
 MODELS = list(itertools.product(STAGES, ("delay", "flatten")))
@@ -28,16 +29,11 @@ def _inputs(model: TokenLM, codes: torch.Tensor) -> torch.Tensor:
     return F.pad(sequence[:, :-1], (0, 0, 1, 0), value=model.empty)
 
 
-def _mask(lengths: list[int], span: int) -> torch.Tensor:
-    return torch.zeros(len(lengths), span).masked_fill(
-        torch.arange(span) >= torch.tensor(lengths)[:, None], -torch.inf
-    )[:, None, None]
-
-
+@pytest.mark.parametrize("kind", [Decoder, NativeDecoder])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 @torch.inference_mode()
-def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged):
+def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged, kind):
     """Rows at different steps, with prefixes and memories of different lengths, in a cache that others have used."""
     plain = _model(stage, layout)
     cases = [
@@ -45,7 +41,7 @@ def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged):
         for seed, seconds in enumerate((SECONDS, 0.4 if ragged else SECONDS, SECONDS))
     ]
     at = [1, 4, 2] if ragged else [2, 2, 2]
-    decoder = Decoder(deepcopy(plain), "float32", rows=4, steps=60, places=90, memory=12)
+    decoder = kind(deepcopy(plain), "float32", rows=4, steps=60, places=90, memory=12)
     for storage in (*decoder.cache, *decoder.memory):
         if storage:
             storage.both.fill_(3.0)
@@ -62,10 +58,11 @@ def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged):
         here = Place(
             at=torch.tensor(at),
             place=torch.tensor(places),
+            heard=torch.tensor(heard),
             span=max(places) + 1,
-            mask=_mask([place + 1 for place in places], max(places) + 1) if ragged else None,
             memory=max(heard),
-            memory_mask=_mask(heard, max(heard)) if ragged else None,
+            level=not ragged,
+            even=not ragged,
         )
         inputs = torch.stack([_inputs(plain, codes)[0, step] for (codes, _), step in zip(cases, at, strict=True)])
         logits = decoder.step(inputs, here)

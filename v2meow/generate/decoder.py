@@ -1,8 +1,9 @@
 """One decoding step of a stage's blocks, for rows of different lengths behind one preallocated cache.
 
 The same arithmetic as TokenLM.forward, with nothing in between: one call into PyTorch costs as much as the arithmetic
-of a small model, so a step makes as few as it can. Weights of norms are multiplied into the layers behind them,
-tables of embeddings stand in one, and query, key and value are turned by their rotary angles together.
+of a small model, so a step makes as few as it can. Weights of norms are multiplied into the layers behind them, tables
+of embeddings stand in one, and query, key and value are turned by their rotary angles together. On CPUs the step is
+compiled as a whole, see `native`.
 
 Legend: n rows, K codebooks, D width, H heads, P places of the cache, M places of memory.
 """
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v2meow.generate.linear import Precision, pack, packed_spans
-from v2meow.generate.pages import Span, use_huge_pages
+from v2meow.generate.linear import Precision, lower
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block, KeyValues, rotary
 
@@ -26,24 +26,25 @@ Linear = Callable[[Tensor], Tensor]
 class Place:
     """Where a step's rows are, and what they may see; the same for all layers.
 
-    `at` [n] is the number of each row's step, `place` [n] where its keys and values go, `span` is above every place.
-    `mask` [n, 1, 1, span] and `memory_mask` [n, 1, 1, memory] are 0 where a row may look and -inf elsewhere; None where
-    all rows see all of it.
+    `at` [n] is the number of each row's step, `place` [n] where its keys and values go, `heard` [n] how much of its
+    memory is filled. `span` is above every place, `memory` no less than what any row has heard; `level` when all
+    rows are at the last place before `span`, `even` when all have heard `memory`.
     """
 
     at: Tensor
     place: Tensor
+    heard: Tensor
     span: int
-    mask: Tensor | None
     memory: int
-    memory_mask: Tensor | None
+    level: bool
+    even: bool
 
 
 class Storage:
     """Keys and values of one attention in one tensor [rows, 2, H, P, D / H]."""
 
-    def __init__(self, like: Tensor, rows: int, heads: int, places: int, head_width: int) -> None:
-        self.both = like.new_zeros(rows, 2, heads, places, head_width)
+    def __init__(self, both: Tensor) -> None:
+        self.both = both
 
     def rows(self, first: int, end: int) -> KeyValues:
         """The storage of rows `first` … `end` - 1."""
@@ -68,52 +69,57 @@ class _Layer:
 
 
 class Decoder:
-    """A stage's model, packed, with storage for `rows` rows of `places` places and `memory` places of memory."""
+    """A stage's model with storage for `rows` rows of `places` places and `memory` places of memory."""
 
     def __init__(
         self, model: TokenLM, precision: Precision, *, rows: int, steps: int, places: int, memory: int
     ) -> None:
         """Takes `model` over: use it through the decoder only, or for conditions."""
         fold_norms(model)
-        pack(model, precision)
+        lower(model, precision)
         self.model, spec = model, model.spec
         like, self._heads, self._half = model.norm.weight, spec.heads, model.head_width // 2
-        self.cache = [Storage(like, rows, spec.heads, places, model.head_width) for _ in model.blocks]
-        self.memory = [
-            Storage(like, rows, spec.heads, memory, model.head_width) if spec.encoder_layers else None
-            for _ in model.blocks
-        ]
-        self._layers = [_layer(block) for block in model.blocks]  # type: ignore[arg-type]
+        shape = (rows, 2, spec.heads)
+        self.all_cache = like.new_zeros(spec.layers, *shape, places, model.head_width)
+        self.all_memory = like.new_zeros(spec.layers if spec.encoder_layers else 0, *shape, memory, model.head_width)
+        self.cache = [Storage(part) for part in self.all_cache]
+        self.memory = [Storage(part) for part in self.all_memory] or [None] * spec.layers
         self._table = _one_table(model.embed)
         self._first_rows = torch.arange(spec.target.levels, device=like.device) * (spec.target.bins + 1)
         self._angles = _angles(model, steps)
-        if like.device.type == "cpu":
-            stores = (storage.both for storage in (*self.cache, *self.memory) if storage)
-            spans = [Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in (*stores, self._table)]
-            use_huge_pages([*spans, *packed_spans(model)])
         self._shape = (spec.width,)
+        self._layers = [_layer(block) for block in model.blocks]  # type: ignore[arg-type]
+        self._places = torch.arange(max(places, memory), device=like.device)
 
     def step(self, inputs: Tensor, here: Place) -> Tensor:
         """Logits float32 [n, K, bins] of the codes after inputs [n, K]."""
         rows, width = len(inputs), self.model.spec.width
         x = F.embedding(inputs + self._first_rows, self._table).sum(1)
         cos, sin = self._angles[here.at].unbind(1)  # [n, 3, 1, 1, D / H]
+        mask = None if here.level else self._reach(here.place + 1, here.span)
+        memory_mask = None if here.even else self._reach(here.heard, here.memory)
         where = here.place.view(-1, 1, 1, 1, 1).expand(rows, 2, self._heads, 1, 2 * self._half)
         for layer, cache, memory in zip(self._layers, self.cache, self.memory, strict=True):
             qkv = layer.qkv(F.layer_norm(x, self._shape)).view(rows, 3, self._heads, 1, -1)
             turned = torch.addcmul(qkv * cos, qkv.roll(self._half, -1), sin).to(cache.both.dtype)
             cache.both[:rows].scatter_(3, where, turned[:, 1:])
             keys, values = cache.seen(rows, here.span)
-            mixed = F.scaled_dot_product_attention(turned[:, 0], keys, values, attn_mask=here.mask)
+            mixed = F.scaled_dot_product_attention(turned[:, 0], keys, values, attn_mask=mask)
             x = x + layer.out(mixed.reshape(rows, width))
             if memory and layer.query and layer.cross_out:
                 query = layer.query(F.layer_norm(x, self._shape)).view(rows, self._heads, 1, -1)
                 query = torch.addcmul(query * cos[:, 0], query.roll(self._half, -1), sin[:, 0]).to(x.dtype)
                 keys, values = memory.seen(rows, here.memory)
-                mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=here.memory_mask)
+                mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=memory_mask)
                 x = x + layer.cross_out(mixed.reshape(rows, width))
             x = x + layer.down(layer.up(F.layer_norm(x, self._shape)))
         return self.model.head(F.layer_norm(x, self._shape)).float().view(rows, len(self._first_rows), -1)
+
+    def _reach(self, length: Tensor, span: int) -> Tensor:
+        """Additive mask [n, 1, 1, span]: the first `length` [n] places may be seen."""
+        hidden = self._places[:span] >= length[:, None]
+        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self.all_cache.dtype)
+        return reach.masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
 @torch.no_grad()
@@ -144,14 +150,14 @@ def _layer(block: Block) -> _Layer:
     up, activation, down = block.feed
 
     def activated(x: Tensor) -> Tensor:
-        return F.gelu(up.forward(x))
+        return activation.forward(up.forward(x))
 
     return _Layer(
         qkv=block.attention.qkv.forward,
         out=block.attention.out.forward,
         query=cross.query.forward if cross else None,
         cross_out=cross.out.forward if cross else None,
-        up=up.forward if isinstance(activation, nn.Identity) else activated,
+        up=activated,
         down=down.forward,
     )
 

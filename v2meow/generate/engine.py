@@ -47,7 +47,7 @@ class Engine:
     def __init__(
         self, model: TokenLM, config: SamplingConfig, *, rows: int, seconds: float, precision: Precision = "float32"
     ) -> None:
-        """Takes `model` over and packs its weights: use it through the engine only.
+        """Takes `model` over and rounds its weights: use it through the engine only.
 
         `rows` of cache are shared by all requests; windows of up to `seconds` fit into each.
         """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.guidance import GuidanceRow, repeat
-from v2meow.generate.linear import Precision, pack
+from v2meow.generate.linear import Precision, lower
 from v2meow.generate.request import Request, join
 from v2meow.generate.sampling import random_numbers, sample
 from v2meow.model.lm import TokenLM
@@ -94,14 +94,14 @@ class ParallelEngine:
     def __init__(
         self, model: TokenLM, config: SamplingConfig, *, rows: int, seconds: float, precision: Precision = "float32"
     ) -> None:
-        """Takes `model` over and packs its weights: use it through the engine only.
+        """Takes `model` over and rounds its weights: use it through the engine only.
 
         `rows` limit the requests that are inside, each counted once for every copy that guidance needs; windows
         are of up to `seconds`.
         """
         assert not model.causal, "a stage that decodes step by step has an engine of its own"
         assert config.passes >= model.spec.target.levels, (config.passes, model.spec.target.levels)
-        pack(model, precision)
+        lower(model, precision)
         self.model, self.config = model.eval(), config
         self._rows, self._frames = rows, math.ceil(seconds * model.spec.target.rate)
         self._queue: deque[_Entry] = deque()

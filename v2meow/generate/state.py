@@ -6,6 +6,7 @@ Legend: Q requests, N rows, K codebooks, S steps, M memory.
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -38,6 +39,15 @@ class Extent:
     copies: int
 
 
+def decoder_class(device: torch.device) -> type[Decoder]:
+    """The compiled one on CPUs, where Numba is installed."""
+    if device.type != "cpu" or find_spec("numba") is None:
+        return Decoder
+    from v2meow.generate.native.decoder import NativeDecoder  # here, so that generation needs torch alone
+
+    return NativeDecoder
+
+
 class State:
     """`rows` of cache for windows of up to `seconds`, and as many requests at most."""
 
@@ -49,7 +59,8 @@ class State:
         self.pictures = sum(math.ceil(seconds * visual.rate) + 1 for visual in spec.visual)
         self.prefix = math.ceil(seconds * spec.prefix.rate) + self.pictures if spec.prefix else 0
         self.capacity, memory = self.prefix + self.steps, self.pictures + 1
-        self.decoder = Decoder(model, precision, rows=rows, steps=self.steps, places=self.capacity, memory=memory)
+        shape = {"rows": rows, "steps": self.steps, "places": self.capacity, "memory": memory}
+        self.decoder = decoder_class(device)(model, precision, **shape)
         integers = {"dtype": torch.int64, "device": device}
         self.sequence = torch.full((rows, self.steps + 1, spec.target.levels), model.empty, **integers)
         self.numbers = torch.zeros(rows, self.steps, spec.target.levels, device=device)  # random, one for each draw
@@ -59,7 +70,6 @@ class State:
         # The rows of each request and their weights in its logits; where it has fewer, any row of weight nought.
         self.copies = torch.zeros(rows, COPIES, **integers)
         self.weights = torch.zeros(rows, COPIES, 1, 1, device=device)
-        self._places = torch.arange(max(self.capacity, memory), device=device)
         self._counting = torch.arange(rows, device=device)
 
     def run(self, extent: Extent) -> None:
@@ -77,21 +87,15 @@ class State:
         step.add_(1).clamp_(max=self.steps - 1)
 
     def _place(self, extent: Extent, owner: Tensor, at: Tensor) -> Place:
-        place = self.offset[owner] + at
         return Place(
             at=at,
-            place=place,
+            place=self.offset[owner] + at,
+            heard=self.heard[: extent.rows],
             span=extent.span,
-            mask=None if extent.level else self._reach(place + 1, extent.span),
             memory=extent.memory,
-            memory_mask=None if extent.even else self._reach(self.heard[: extent.rows], extent.memory),
+            level=extent.level,
+            even=extent.even,
         )
-
-    def _reach(self, length: Tensor, span: int) -> Tensor:
-        """Additive mask [n, 1, 1, span]: the first `length` [n] places may be seen."""
-        hidden = self._places[:span] >= length[:, None]
-        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self.decoder.cache[0].both.dtype)
-        return reach.masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def move_row(self, source: int, target: int) -> None:
         """Copy a row over another one."""

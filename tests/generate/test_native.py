@@ -1,0 +1,161 @@
+"""The compiled step's parts against plain arithmetic, and its threads."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numba import njit
+from torch.nn import functional as F
+
+from v2meow.generate.linear import lower
+from v2meow.generate.native import maths
+from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, LANES
+from v2meow.generate.native.step import _project, compiled
+from v2meow.generate.native.team import Team, meet
+from v2meow.generate.native.weights import Matrices
+from v2meow.model.transformer import Block
+
+WIDTH, OUTS = 96, 48
+
+
+def _weights(kind: int) -> torch.Tensor:
+    weight = torch.randn(OUTS, WIDTH, generator=torch.Generator().manual_seed(kind))
+    return {FLOAT32: weight, BFLOAT16: weight.bfloat16(), INT8: (30 * weight).clamp(-127, 127).to(torch.int8)}[kind]
+
+
+def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
+    y, scales = torch.full((len(x), OUTS), torch.nan), torch.linspace(0.5, 2, OUTS)
+    for thread in range(threads):
+        given = (x.numpy(), len(x), y.numpy(), thread, threads)
+        _project(kind, weight.data_ptr(), scales.numpy(), *given)
+    return y
+
+
+def _expected(kind: int, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y = x.double() @ weight.double().T
+    return (y * torch.linspace(0.5, 2, OUTS) if kind == INT8 else y).float()
+
+
+@pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, BFLOAT16, INT8), range(1, 12))))
+def test_products_are_those_of_plain_arithmetic(kind, rows):
+    """Every number of rows, made up of tiles of four, two and one; weights are exact in all three forms."""
+    weight, x = _weights(kind), torch.randn(rows, WIDTH)
+    torch.testing.assert_close(_product(kind, weight, x), _expected(kind, weight, x), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16, INT8])
+def test_a_row_is_the_same_bit_for_bit_in_any_company(kind):
+    """Else a request would give other music in other company."""
+    weight, x = _weights(kind), torch.randn(7, WIDTH)
+    together = _product(kind, weight, x)
+    for row in range(7):
+        assert torch.equal(_product(kind, weight, x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_share_the_outputs_without_gaps(threads):
+    weight, x = _weights(FLOAT32), torch.randn(3, WIDTH)
+    assert torch.equal(_product(FLOAT32, weight, x, threads), _product(FLOAT32, weight, x))
+
+
+@njit
+def _each(function, x, out):
+    for i in range(len(x)):
+        out[i] = function(x[i])
+
+
+def test_exponentials_are_exact_to_float32():
+    x = -np.linspace(0, 80, 10_001).astype(np.float32)
+    found = np.empty_like(x)
+    _each(maths.exp_of_negative, x, found)
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=1e-6)
+    _each(maths.exp_of_negative, np.full(1, -np.inf, np.float32), found[:1])
+    assert 0 <= found[0] < 1e-37
+
+
+def test_gelu_is_that_of_pytorch():
+    x = np.linspace(-12, 12, 10_001).astype(np.float32)
+    found = np.empty_like(x)
+    _each(maths.gelu, x, found)
+    np.testing.assert_allclose(found, F.gelu(torch.from_numpy(x).double()).numpy(), atol=1e-6)
+
+
+def test_attention_is_that_of_pytorch():
+    """One query, with scores so far apart that exponentials vanish."""
+    query, keys, values = torch.randn(1, 32) * 9, torch.randn(20, 32), torch.randn(20, 32)
+    found = torch.empty(32)
+    maths.attend(query[0].numpy(), keys.numpy(), values.numpy(), np.empty(20, np.float32), found.numpy())
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(query, keys, values)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_layers_become_views_of_one_buffer():
+    """Weights are not kept twice, and what computes with many rows computes with the very same ones."""
+    model = tiny.model("semantic")
+    lower(model, "int8")
+    before = model.head.weight.clone()
+    matrices = Matrices(model)
+    assert matrices.kind == INT8 and torch.equal(model.head.weight, before)
+    first, length = matrices.buffer.data_ptr(), matrices.buffer.nbytes
+    for block in model.blocks:
+        assert isinstance(block, Block) and block.cross
+        for layer in (
+            block.attention.qkv,
+            block.attention.out,
+            block.cross.query,
+            block.cross.out,
+            block.feed[0],
+            block.feed[2],
+        ):
+            assert first <= layer.weight.data_ptr() < first + length  # type: ignore[operator, union-attr]
+
+
+@njit(nogil=True)
+def _relay(arrived, board, rounds, met, thread, threads):
+    """Each thread writes its line, and after the meeting adds up those of all."""
+    for _ in range(rounds):
+        board[0, thread] += thread + 1
+        met = meet(arrived, met, threads)
+        board[1, thread] += board[0, :threads].sum()
+        met = meet(arrived, met, threads)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_threads_of_a_team_see_what_the_others_wrote_before_a_meeting(size):
+    """More threads than cores, too: the sums come out short when one goes on too early."""
+    team, rounds = Team(size), 300
+    arrived, board = np.zeros(1, np.int64), np.zeros((2, LANES), np.int64)
+    for number in range(3):
+        team.run(_relay, arrived, board, rounds, number * 2 * rounds)
+    each = size * (size + 1) // 2
+    assert (board[1, :size] == each * (3 * rounds) * (3 * rounds + 1) // 2).all()
+
+
+def test_callers_of_a_team_take_turns():
+    """Two engines that are stepped by two threads share its members."""
+    team = Team(2)
+
+    def caller() -> None:
+        arrived, board = np.zeros(1, np.int64), np.zeros((2, LANES), np.int64)
+        for number in range(50):
+            team.run(_relay, arrived, board, 3, number * 6)
+        sums.append(board[1, :2].tolist())
+
+    sums: list[list[int]] = []
+    callers = [threading.Thread(target=caller) for _ in range(3)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join(60)
+    assert sums == [[3 * 150 * 151 // 2] * 2] * 3
+
+
+def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
+    """As in a container whose files are read-only and whose user has no home."""
+    names: dict = {}
+    exec("def double(x):\n    return 2 * x", names)  # of no file, so there is no place for its cache either
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        njit(cache=True)(names["double"])
+    assert compiled(names["double"])(21) == 42

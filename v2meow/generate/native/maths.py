@@ -1,0 +1,99 @@
+"""The functions between the layers, written so that a compiler turns their loops into vector instructions."""
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import float32, int32, njit
+from numba.extending import intrinsic
+
+# No assumption that numbers are finite: all the rest of what lets sums be reordered and fused.
+FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
+EPSILON = 1e-5  # of nn.LayerNorm
+
+_LOG2_E, _LN2 = 1.4426950408889634, 0.6931471805599453
+_LOWEST = -87.0  # exp of less is nought in float32
+
+
+def _bits_to_float(_: Any, bits: Any) -> Any:
+    """The float32 that has these bits."""
+
+    def generate(context: Any, builder: Any, _: Any, given: tuple[ir.Value]) -> ir.Value:
+        return builder.bitcast(given[0], ir.FloatType())
+
+    return float32(int32), generate  # type: ignore[call-overload]
+
+
+_as_float: Any = intrinsic(_bits_to_float)
+
+
+@njit(fastmath=FAST, inline="always")
+def exp_of_negative(x):
+    """e^x of a float32 x <= 0, to 1e-7: a power of two, by its bits, and a Taylor series within half an octave."""
+    x = max(x, float32(_LOWEST))
+    octave = int32(x * float32(_LOG2_E) - float32(0.5))
+    r = x - float32(octave) * float32(_LN2)
+    series = float32(1 / 120) + r * float32(1 / 720)
+    series = float32(1 / 6) + r * (float32(1 / 24) + r * series)
+    series = float32(1) + r * (float32(1) + r * (float32(0.5) + r * series))
+    return series * _as_float((octave + int32(127)) << int32(23))
+
+
+@njit(fastmath=FAST, inline="always")
+def gelu(x):
+    """x times the normal distribution's share below x, exact to 1e-6: Abramowitz and Stegun, 7.1.26."""
+    size = abs(x) * float32(0.7071067811865476)
+    t = float32(1) / (float32(1) + float32(0.3275911) * size)
+    series = float32(-1.453152027) + t * float32(1.061405429)
+    series = float32(-0.284496736) + t * (float32(1.421413741) + t * series)
+    series = t * (float32(0.254829592) + t * series)
+    tail = float32(0.5) * series * exp_of_negative(-size * size)  # the share above |x|
+    return max(x, float32(0)) - abs(x) * tail
+
+
+@njit(fastmath=FAST)
+def normalise(x, out):
+    """nn.LayerNorm without weights, of x [D] into out [D]."""
+    total = float32(0)
+    for i in range(len(x)):
+        total += x[i]
+    mean = total / float32(len(x))
+    spread = float32(0)
+    for i in range(len(x)):
+        spread += (x[i] - mean) * (x[i] - mean)
+    scale = float32(1) / math.sqrt(spread / float32(len(x)) + float32(EPSILON))
+    for i in range(len(x)):
+        out[i] = (x[i] - mean) * scale
+
+
+@njit(fastmath=FAST)
+def turn(x, cos, sin, out):
+    """Rotary positions: x [D / H] by its cosines and signed sines, into out."""
+    half = len(x) // 2
+    for i in range(half):
+        out[i] = x[i] * cos[i] + x[half + i] * sin[i]
+        out[half + i] = x[half + i] * cos[half + i] + x[i] * sin[half + i]
+
+
+@njit(fastmath=FAST)
+def attend(query, keys, values, shares, out):
+    """Attention of a query [D / H] to keys and values [P, D / H], into out; `shares` [P or more] is scratch."""
+    places, width = keys.shape
+    scale = float32(1) / math.sqrt(float32(width))
+    highest = float32(-math.inf)
+    for p in range(places):
+        score = float32(0)
+        for i in range(width):
+            score += query[i] * keys[p, i]
+        shares[p] = score * scale
+        highest = max(highest, shares[p])
+    total = float32(0)
+    for p in range(places):
+        shares[p] = exp_of_negative(shares[p] - highest)
+        total += shares[p]
+    for i in range(width):
+        out[i] = float32(0)
+    for p in range(places):
+        share = shares[p] / total
+        for i in range(width):
+            out[i] += share * values[p, i]

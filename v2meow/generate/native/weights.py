@@ -1,0 +1,65 @@
+"""All matrices that a step reads, in one buffer, in the order in which it reads them."""
+
+import torch
+from torch import Tensor, nn
+
+from v2meow.generate.linear import RoundedLinear
+from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, LANES
+from v2meow.model.lm import TokenLM
+from v2meow.model.transformer import Block
+
+_KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8}
+_A_BLOCK = 6  # matrices: see `step`
+
+
+class Matrices:
+    """The matrices of `model`'s blocks and head, of which its layers become views.
+
+    `addresses` [blocks + 1, 6] and `scales` [blocks + 1, 6, O] as `step` reads them; matrices that a stage does not
+    have stand at 0. Rows and columns are padded with zeros to whole vectors.
+    """
+
+    def __init__(self, model: TokenLM) -> None:
+        blocks = [_layers(block) for block in model.blocks]  # type: ignore[arg-type]
+        lines = [*blocks, [model.head]]
+        layers = [layer for line in lines for layer in line if layer]
+        self.kind = _KINDS[layers[0].weight.dtype]  # type: ignore[index]
+        sizes = [padded(layer.weight.shape[0]) * padded(layer.weight.shape[1]) for layer in layers]  # type: ignore
+        self.buffer = torch.zeros(sum(sizes), dtype=layers[0].weight.dtype)  # type: ignore[call-overload]
+        self.addresses = torch.zeros(len(lines), _A_BLOCK, dtype=torch.int64)
+        tallest = max(padded(layer.weight.shape[0]) for layer in layers) if self.kind == INT8 else 0  # type: ignore
+        self.scales = torch.zeros(len(lines), _A_BLOCK, tallest)
+        parts = iter(self.buffer.split(sizes))
+        for number, line in enumerate(lines):
+            for place, layer in enumerate(line):
+                if layer:
+                    part = next(parts)
+                    self.addresses[number, place] = part.data_ptr()
+                    self._take(layer, part)
+                    if isinstance(layer, RoundedLinear) and layer.scale is not None:
+                        self.scales[number, place, : len(layer.scale)] = layer.scale
+
+    def _take(self, layer: nn.Module, part: Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        view = part.view(-1, padded(weight.shape[1]))[: weight.shape[0], : weight.shape[1]]
+        view.copy_(weight)
+        layer.weight = nn.Parameter(view, requires_grad=False) if isinstance(layer, nn.Linear) else view
+
+
+def padded(count: int) -> int:
+    """`count` rounded up to whole vectors."""
+    return -(-count // LANES) * LANES
+
+
+def _layers(block: Block) -> list[nn.Module | None]:
+    """The matrices of a block in the order of their numbers in `step`."""
+    cross = block.cross
+    return [
+        block.attention.qkv,
+        block.attention.out,
+        cross.query if cross else None,
+        cross.out if cross else None,
+        block.feed[0],
+        block.feed[2],
+    ]
