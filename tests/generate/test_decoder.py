@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from v2meow.config import STAGES
 from v2meow.generate.decoder import Decoder, Place, fold_norms
-from v2meow.generate.native.decoder import NativeDecoder
 from v2meow.model.lm import TokenLM
 
 MODELS = list(itertools.product(STAGES, ("delay", "flatten")))
@@ -29,11 +28,10 @@ def _inputs(model: TokenLM, codes: torch.Tensor) -> torch.Tensor:
     return F.pad(sequence[:, :-1], (0, 0, 1, 0), value=model.empty)
 
 
-@pytest.mark.parametrize("kind", [Decoder, NativeDecoder])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 @torch.inference_mode()
-def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged, kind):
+def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged):
     """Rows at different steps, with prefixes and memories of different lengths, in a cache that others have used."""
     plain = _model(stage, layout)
     cases = [
@@ -41,7 +39,7 @@ def test_a_step_gives_the_logits_of_one_plain_forward(stage, layout, ragged, kin
         for seed, seconds in enumerate((SECONDS, 0.4 if ragged else SECONDS, SECONDS))
     ]
     at = [1, 4, 2] if ragged else [2, 2, 2]
-    decoder = kind(deepcopy(plain), "float32", rows=4, steps=60, places=90, memory=12)
+    decoder = Decoder(deepcopy(plain), "float32", rows=4, steps=60, places=90, memory=12)
     for storage in (*decoder.cache, *decoder.memory):
         if storage:
             storage.both.fill_(3.0)

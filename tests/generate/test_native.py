@@ -10,12 +10,15 @@ import torch
 from numba import njit
 from torch.nn import functional as F
 
+from v2meow.config import SamplingConfig
 from v2meow.generate.linear import lower
 from v2meow.generate.native import maths
 from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, LANES
+from v2meow.generate.native.draw import draw
 from v2meow.generate.native.step import _project, compiled
 from v2meow.generate.native.team import Team, meet
 from v2meow.generate.native.weights import Matrices
+from v2meow.generate.sampling import sample
 from v2meow.model.transformer import Block
 
 WIDTH, OUTS = 96, 48
@@ -89,6 +92,19 @@ def test_attention_is_that_of_pytorch():
     found = torch.empty(32)
     maths.attend(query[0].numpy(), keys.numpy(), values.numpy(), np.empty(20, np.float32), found.numpy())
     torch.testing.assert_close(found, F.scaled_dot_product_attention(query, keys, values)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("top_k", [0, 1, 7, 64])
+def test_codes_are_drawn_as_elsewhere(top_k, top_p):
+    """The same numbers give the same codes; a number within rounding of two codes' border may give either."""
+    random = torch.Generator().manual_seed(top_k)
+    logits, numbers = 3 * torch.randn(400, 64, generator=random), torch.rand(400, generator=random)
+    config = SamplingConfig(temperature=0.8, top_k=top_k, top_p=top_p, guide_video=1.0, guide_text=1.0)
+    expected = sample(logits, config, numbers).tolist()
+    found = [draw(row, 0.8, top_k, top_p, number) for row, number in zip(logits.numpy(), numbers.tolist(), strict=True)]
+    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 399
+    assert len(set(found)) > 10
 
 
 def test_layers_become_views_of_one_buffer():

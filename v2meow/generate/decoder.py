@@ -84,9 +84,9 @@ class Decoder:
         self.all_memory = like.new_zeros(spec.layers if spec.encoder_layers else 0, *shape, memory, model.head_width)
         self.cache = [Storage(part) for part in self.all_cache]
         self.memory = [Storage(part) for part in self.all_memory] or [None] * spec.layers
-        self._table = _one_table(model.embed)
+        self.table = _one_table(model.embed)
         self._first_rows = torch.arange(spec.target.levels, device=like.device) * (spec.target.bins + 1)
-        self._angles = _angles(model, steps)
+        self.angles = _angles(model, steps)
         self._shape = (spec.width,)
         self._layers = [_layer(block) for block in model.blocks]  # type: ignore[arg-type]
         self._places = torch.arange(max(places, memory), device=like.device)
@@ -94,8 +94,8 @@ class Decoder:
     def step(self, inputs: Tensor, here: Place) -> Tensor:
         """Logits float32 [n, K, bins] of the codes after inputs [n, K]."""
         rows, width = len(inputs), self.model.spec.width
-        x = F.embedding(inputs + self._first_rows, self._table).sum(1)
-        cos, sin = self._angles[here.at].unbind(1)  # [n, 3, 1, 1, D / H]
+        x = F.embedding(inputs + self._first_rows, self.table).sum(1)
+        cos, sin = self.angles[here.at].unbind(1)  # [n, 3, 1, 1, D / H]
         mask = None if here.level else self._reach(here.place + 1, here.span)
         memory_mask = None if here.even else self._reach(here.heard, here.memory)
         where = here.place.view(-1, 1, 1, 1, 1).expand(rows, 2, self._heads, 1, 2 * self._half)

@@ -10,6 +10,7 @@ Legend: K codebooks, T frames.
 
 from collections import deque
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -40,6 +41,15 @@ class _Entry:
     memory: int = 0  # places of the memory
 
 
+def _state_class(device: torch.device) -> type[State]:
+    """The compiled one on CPUs, where Numba is installed."""
+    if device.type != "cpu" or find_spec("numba") is None:
+        return State
+    from v2meow.generate.native.state import NativeState  # here, so that generation needs torch alone
+
+    return NativeState
+
+
 class Engine:
     """Decodes requests of one causal stage: `submit`, then `step` until the ticket is among what it returns."""
 
@@ -53,7 +63,7 @@ class Engine:
         """
         assert model.causal, "a stage of layout parallel has an engine of its own"
         self.model, self.config = model.eval(), config
-        self._state = State(model, config, precision, rows, seconds)
+        self._state = _state_class(self._device)(model, config, precision, rows, seconds)
         self._run = Graphs(self._state) if self._device.type == "cuda" else self._state.run
         self._queue: deque[_Entry] = deque()
         self._inside: list[_Entry] = []

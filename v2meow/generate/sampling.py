@@ -25,16 +25,16 @@ def random_numbers(seed: int, steps: Tensor, count: int) -> Tensor:
 
 
 def sample(logits: Tensor, config: SamplingConfig, numbers: Tensor) -> Tensor:
-    """Logits [..., bins] and a uniform number each [...] → codes int64 [...]."""
-    logits, codes = logits.float(), None
+    """Logits [..., bins] and a uniform number each [...] → codes int64 [...].
+
+    What is drawn is the first code, in their own order, at which the cumulative probability reaches the number.
+    """
+    logits = logits.float()
     if 0 < config.top_k < logits.shape[-1]:
-        logits, codes = logits.topk(config.top_k, dim=-1, sorted=False)
-    if config.temperature != 1:
-        logits = logits / config.temperature
-    reached = nucleus(logits, config.top_p).softmax(-1).cumsum(-1)
-    # The code at which the cumulative probability reaches the number; it may end a little beside 1.
-    drawn = (reached < numbers[..., None] * reached[..., -1:]).sum(-1, keepdim=True)
-    return (drawn if codes is None else codes.gather(-1, drawn))[..., 0]
+        lowest = logits.topk(config.top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    reached = nucleus(logits / config.temperature, config.top_p).softmax(-1).cumsum(-1)
+    return (reached < numbers[..., None] * reached[..., -1:]).sum(-1)  # the last may lie a little beside 1
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -6,7 +6,6 @@ Legend: Q requests, N rows, K codebooks, S steps, M memory.
 
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -39,15 +38,6 @@ class Extent:
     copies: int
 
 
-def decoder_class(device: torch.device) -> type[Decoder]:
-    """The compiled one on CPUs, where Numba is installed."""
-    if device.type != "cpu" or find_spec("numba") is None:
-        return Decoder
-    from v2meow.generate.native.decoder import NativeDecoder  # here, so that generation needs torch alone
-
-    return NativeDecoder
-
-
 class State:
     """`rows` of cache for windows of up to `seconds`, and as many requests at most."""
 
@@ -60,7 +50,7 @@ class State:
         self.prefix = math.ceil(seconds * spec.prefix.rate) + self.pictures if spec.prefix else 0
         self.capacity, memory = self.prefix + self.steps, self.pictures + 1
         shape = {"rows": rows, "steps": self.steps, "places": self.capacity, "memory": memory}
-        self.decoder = decoder_class(device)(model, precision, **shape)
+        self.decoder = Decoder(model, precision, **shape)
         integers = {"dtype": torch.int64, "device": device}
         self.sequence = torch.full((rows, self.steps + 1, spec.target.levels), model.empty, **integers)
         self.numbers = torch.zeros(rows, self.steps, spec.target.levels, device=device)  # random, one for each draw

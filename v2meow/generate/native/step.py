@@ -11,8 +11,10 @@ import numpy as np
 from numba import njit
 
 from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, OUTS, tile
+from v2meow.generate.native.draw import draw
 from v2meow.generate.native.maths import FAST, attend, gelu, normalise, turn
 from v2meow.generate.native.team import meet
+from v2meow.model.patterns import UNKNOWN
 
 QKV, OUT, QUERY, CROSS_OUT, UP, DOWN = range(6)  # of a block's matrices
 _F32_4, _F32_2, _F32_1 = tile(4, OUTS // 2, FLOAT32), tile(2, OUTS, FLOAT32), tile(1, OUTS, FLOAT32)
@@ -50,11 +52,25 @@ class Plan(NamedTuple):
     shares: np.ndarray  # [threads, P or M]
     query: np.ndarray  # [threads, D / H]
     logits: np.ndarray  # [N, K * bins]
+    guided: np.ndarray  # [threads, bins]
+    # What a `State` carries from step to step:
+    sequence: np.ndarray
+    numbers: np.ndarray
+    step: np.ndarray
+    offset: np.ndarray
+    owner: np.ndarray
+    heard: np.ndarray
+    copies: np.ndarray
+    shares_of_copies: np.ndarray
+    # How codes are drawn:
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 def meetings(plan: Plan) -> int:
     """How often the threads of a team meet in a step."""
-    return len(plan.cache) * (8 if plan.cross else 5) + 2
+    return len(plan.cache) * (8 if plan.cross else 5) + 3
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -66,18 +82,20 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def step(plan, codes, at, place, heard, met, thread, threads):
-    """Logits of the codes after `codes` [N, K] into plan.logits, whole when the last thread returns.
+def step(parts, requests, rows, met, thread, threads):
+    """The next code of every codebook, for the first `requests` requests, which have the first `rows` rows.
 
-    `at`, `place` and `heard` [N] are each row's step, its place in the cache and the places of memory that it has;
-    `met` is how often the team has met before.
+    `parts` are a plan's, as a plain tuple: Numba takes a named one for a new type to look up, every time, for a
+    millisecond. `met` is how often the team has met before.
     """
-    rows, heads, normed = len(codes), plan.heads, plan.normed[thread]
+    plan = Plan(*parts)
+    heads, normed = plan.heads, plan.normed[thread]
     head_width = plan.cos.shape[1]
     width = heads * head_width
     first, last = _share(rows, thread, threads)
     for row in range(first, last):
-        _embed(codes[row], plan.table, plan.x[row])
+        request = plan.owner[row]
+        _embed(plan.sequence[request, plan.step[request]], plan.table, plan.x[row])
     met = meet(plan.arrived, met, threads)
     first, last = _share(rows * heads, thread, threads)
     for block in range(len(plan.cache)):
@@ -87,7 +105,9 @@ def step(plan, codes, at, place, heard, met, thread, threads):
         met = meet(plan.arrived, met, threads)
         for item in range(first, last):
             row, head = item // heads, item % heads
-            cos, sin = plan.cos[at[row]], plan.sin[at[row]]
+            at = plan.step[plan.owner[row]]
+            place = plan.offset[plan.owner[row]] + at
+            cos, sin = plan.cos[at], plan.sin[at]
             where, bias = slice(head * head_width, (head + 1) * head_width), plan.qkv_bias[block]
             parts = plan.qkv[row, : 3 * width].reshape(3, width)
             _add(parts[0, where], bias[:width][where])
@@ -95,9 +115,9 @@ def step(plan, codes, at, place, heard, met, thread, threads):
             _add(parts[2, where], bias[2 * width :][where])
             keys, values = plan.cache[block, row, 0, head], plan.cache[block, row, 1, head]
             turn(parts[0, where], cos, sin, plan.query[thread])
-            turn(parts[1, where], cos, sin, keys[place[row]])
-            values[place[row]] = parts[2, where]
-            seen = place[row] + 1
+            turn(parts[1, where], cos, sin, keys[place])
+            values[place] = parts[2, where]
+            seen = place + 1
             attend(plan.query[thread], keys[:seen], values[:seen], plan.shares[thread], plan.mixed[row, where])
         met = meet(plan.arrived, met, threads)
         _project_and_add(plan.kind, weights[OUT], scales[OUT], plan.mixed, rows, plan.narrow, plan.x, thread, threads)
@@ -108,9 +128,10 @@ def step(plan, codes, at, place, heard, met, thread, threads):
             met = meet(plan.arrived, met, threads)
             for item in range(first, last):
                 row, head = item // heads, item % heads
-                where, seen = slice(head * head_width, (head + 1) * head_width), heard[row]
+                where, seen = slice(head * head_width, (head + 1) * head_width), plan.heard[row]
+                at = plan.step[plan.owner[row]]
                 _add(plan.narrow[row, where], plan.query_bias[block, where])
-                turn(plan.narrow[row, where], plan.cos[at[row]], plan.sin[at[row]], plan.query[thread])
+                turn(plan.narrow[row, where], plan.cos[at], plan.sin[at], plan.query[thread])
                 keys, values = plan.memory[block, row, 0, head, :seen], plan.memory[block, row, 1, head, :seen]
                 attend(plan.query[thread], keys, values, plan.shares[thread], plan.mixed[row, where])
             met = meet(plan.arrived, met, threads)
@@ -126,6 +147,11 @@ def step(plan, codes, at, place, heard, met, thread, threads):
         met = meet(plan.arrived, met, threads)
     _normalise_all(plan.x, rows, width, normed)
     _project(plan.kind, plan.weights[-1, 0], plan.scales[-1, 0], normed, rows, plan.logits, thread, threads)
+    met = meet(plan.arrived, met, threads)
+    levels = plan.sequence.shape[2]
+    first, last = _share(requests * levels, thread, threads)
+    for item in range(first, last):
+        _draw(plan, item // levels, item % levels, plan.guided[thread])
     meet(plan.arrived, met, threads)
 
 
@@ -133,6 +159,24 @@ def step(plan, codes, at, place, heard, met, thread, threads):
 def _share(count, thread, threads):
     """This thread's part of `count` items."""
     return count * thread // threads, count * (thread + 1) // threads
+
+
+@njit(fastmath=FAST)
+def _draw(plan, request, level, logits):
+    """One code into the sequence, unless it is known: the copies' logits are added up as guidance has it."""
+    at, bins = plan.step[request], len(logits)
+    if plan.sequence[request, at + 1, level] != UNKNOWN:
+        return
+    for i in range(bins):
+        logits[i] = np.float32(0)
+    for copy in range(plan.copies.shape[1]):
+        share = plan.shares_of_copies[request, copy, 0, 0]
+        if share != 0:
+            row = plan.logits[plan.copies[request, copy], level * bins :]
+            for i in range(bins):
+                logits[i] += share * row[i]
+    number = plan.numbers[request, at, level]
+    plan.sequence[request, at + 1, level] = draw(logits, plan.temperature, plan.top_k, plan.top_p, number)
 
 
 @njit(fastmath=FAST)

@@ -3,51 +3,87 @@
 Handing every layer to a pool of threads and back costs more than a small layer's arithmetic. Here a step is handed out
 once; between layers the threads meet at a counter, which takes a fraction of a microsecond. One team serves a process:
 two that spin for the same cores would slow each other down.
+
+A thread that waits looks at a counter again and again, for a few milliseconds at most. One that slept at once would be
+woken by the scheduler on the core of the one that woke it, again and again, while the other core is idle.
 """
 
 import os
+import platform
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import int32, int64, njit, types, uint32
 from numba.extending import intrinsic
 
-# Looks at the counter (some 50 microseconds) before a waiting thread sleeps: if other work keeps the thread that it
-# waits for from a core, then only a core that falls idle takes that one over.
-_PATIENCE = 20_000
-_SLEEP = 10  # microseconds
-_sleep = types.ExternalFunction("usleep", int32(uint32))
+_PATIENCE_S = 0.002  # after which a waiting thread leaves its core: other work must be keeping its team mate from one
+_NAP = 20  # microseconds
+_nap = types.ExternalFunction("usleep", int32(uint32))
 
 
 def _atomic(emit: Callable[[Any, ir.Value], ir.Value]) -> Any:
-    @intrinsic
     def operation(_: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, given: tuple[ir.Value]) -> ir.Value:
             return emit(builder, builder.inttoptr(given[0], ir.IntType(64).as_pointer()))
 
         return int64(int64), generate
 
-    return operation
+    return intrinsic(operation)
 
 
-_arrive = _atomic(lambda builder, place: builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "acq_rel"))
-_count = _atomic(lambda builder, place: builder.load_atomic(place, "acquire", 8))
+def _look(builder: Any, place: ir.Value) -> ir.Value:
+    if platform.machine().lower() in ("x86_64", "amd64"):  # saves power, and leaves the core's other thread its share
+        name = "llvm.x86.sse2.pause"
+        builder.call(
+            builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(ir.VoidType(), []), name),
+            [],
+        )
+    return builder.load_atomic(place, "seq_cst", 8)
+
+
+_increment = _atomic(lambda builder, at: builder.atomic_rmw("add", at, ir.Constant(ir.IntType(64), 1), "seq_cst"))
+_value = _atomic(_look)
+
+
+@njit(nogil=True)
+def _reached(counter, goal, looks):
+    """Whether `counter` [1] comes to `goal` within so many looks."""
+    place = counter.ctypes.data
+    for _ in range(looks):  # noqa: SIM110
+        if _value(place) >= goal:
+            return True
+    return False
+
+
+def _looks() -> int:
+    """How many looks take _PATIENCE_S."""
+    counter, tried = np.zeros(1, np.int64), 20_000
+    _reached(counter, 1, 1)
+    began = time.perf_counter()
+    _reached(counter, 1, tried)
+    return int(tried * _PATIENCE_S / (time.perf_counter() - began))
+
+
+_LOOKS = _looks()
 
 
 @njit
 def meet(arrived, met, threads):
     """Wait until all threads have come here for the (met + 1)th time; met + 1. `arrived` [1] counts all arrivals."""
     met += 1
-    place = arrived.ctypes.data
-    _arrive(place)
-    looks = 0
-    while _count(place) < met * threads:
-        looks += 1
-        if looks > _PATIENCE:
-            _sleep(_SLEEP)
+    _increment(arrived.ctypes.data)
+    while not _reached(arrived, met * threads, _LOOKS):
+        _nap(_NAP)
     return met
+
+
+@njit(nogil=True)
+def _post(counter):
+    _increment(counter.ctypes.data)
 
 
 class Team:
@@ -57,21 +93,31 @@ class Team:
         self.size = size
         self._lock = threading.Lock()
         self._job: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._posted = np.zeros(1, np.int64)  # jobs so far
         self._called = [threading.Semaphore(0) for _ in range(size - 1)]
-        for number, called in enumerate(self._called, 1):
-            threading.Thread(target=self._work, args=(number, called), daemon=True, name="decoder").start()
+        self._asleep = [False] * (size - 1)
+        for number in range(1, size):
+            threading.Thread(target=self._work, args=(number,), daemon=True, name="decoder").start()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
         """function(*arguments, thread, threads) on all threads at once; it must end with a meeting of them all."""
         with self._lock:
             self._job = function, arguments
-            for called in self._called:
-                called.release()
+            _post(self._posted)
+            for number, asleep in enumerate(self._asleep):
+                if asleep:
+                    self._called[number].release()
             function(*arguments, 0, self.size)
 
-    def _work(self, number: int, called: threading.Semaphore) -> None:
+    def _work(self, number: int) -> None:
+        place, done = number - 1, 0
         while True:
-            called.acquire()
+            while not _reached(self._posted, done + 1, _LOOKS):
+                self._asleep[place] = True  # whoever posts after this wakes us; what was posted before, we see
+                if self._posted[0] <= done:
+                    self._called[place].acquire()
+                self._asleep[place] = False
+            done += 1
             assert self._job is not None
             function, arguments = self._job
             function(*arguments, number, self.size)

@@ -1,0 +1,77 @@
+"""The state whose step is compiled: what `State` computes, on CPUs."""
+
+import torch
+from torch import Tensor
+
+from v2meow.config import SamplingConfig
+from v2meow.generate.linear import Precision
+from v2meow.generate.native.step import Plan, meetings, step
+from v2meow.generate.native.team import team
+from v2meow.generate.native.weights import Matrices, padded
+from v2meow.generate.pages import Span, use_huge_pages
+from v2meow.generate.state import Extent, State
+from v2meow.model.lm import TokenLM
+
+
+class NativeState(State):
+    """Each engine has its own; their steps take turns."""
+
+    def __init__(self, model: TokenLM, config: SamplingConfig, precision: Precision, rows: int, seconds: float) -> None:
+        super().__init__(model, config, precision, rows, seconds)
+        self._matrices, self._team = Matrices(model), team(torch.get_num_threads())
+        spec, decoder = model.spec, self.decoder
+        arrays = self._buffers() | {
+            "weights": self._matrices.addresses,
+            "scales": self._matrices.scales,
+            "qkv_bias": torch.stack([block.attention.qkv.bias for block in model.blocks]),  # type: ignore
+            "query_bias": _query_biases(model),
+            "table": decoder.table,
+            "cos": decoder.angles[:, 0, 0, 0, 0].contiguous(),
+            "sin": decoder.angles[:, 1, 0, 0, 0].contiguous(),
+            "cache": decoder.all_cache,
+            "memory": decoder.all_memory,
+            **{name: getattr(self, name) for name in ("sequence", "numbers", "step", "offset", "owner", "heard")},
+            "copies": self.copies,
+            "shares_of_copies": self.weights,
+        }
+        self.logits = arrays["logits"]
+        plan = Plan(
+            kind=self._matrices.kind,
+            heads=spec.heads,
+            cross=bool(spec.encoder_layers),
+            temperature=float(config.temperature),
+            top_k=config.top_k,
+            top_p=float(config.top_p),
+            **{name: tensor.detach().numpy() for name, tensor in arrays.items()},
+        )
+        self._plan, self._met, self._meetings = tuple(plan), 0, meetings(plan)
+        read = (self._matrices.buffer, decoder.table, decoder.all_cache, decoder.all_memory)
+        use_huge_pages(Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in read)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        spec, rows, threads = self.decoder.model.spec, self.rows, self._team.size
+        wide = padded(spec.width)
+        return {
+            "arrived": torch.zeros(1, dtype=torch.int64),
+            "x": torch.zeros(rows, wide),
+            "normed": torch.zeros(threads, rows, wide),
+            "qkv": torch.zeros(rows, padded(3 * spec.width)),
+            "mixed": torch.zeros(rows, wide),
+            "wide": torch.zeros(rows, padded(spec.feed_forward)),
+            "narrow": torch.zeros(rows, wide),
+            "shares": torch.zeros(threads, max(self.capacity, self.pictures + 1)),
+            "query": torch.zeros(threads, spec.width // spec.heads),
+            "logits": torch.zeros(rows, padded(spec.target.levels * spec.target.bins)),
+            "guided": torch.zeros(threads, spec.target.bins),
+        }
+
+    def run(self, extent: Extent) -> None:
+        """One step: the next code of every codebook, for each request."""
+        self._team.run(step, self._plan, extent.requests, extent.rows, self._met)
+        self._met += self._meetings
+        self.step[: extent.requests].add_(1).clamp_(max=self.steps - 1)
+
+
+def _query_biases(model: TokenLM) -> Tensor:
+    biases = [block.cross.query.bias for block in model.blocks if block.cross]  # type: ignore
+    return torch.stack(biases) if biases else torch.zeros(0, 0)
