@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from v2meow.encoders.visual import DIRECTIONS, EDGES, EXTRACTORS, HUES, WIDTH, motion
+from v2meow.assets import AssetError
+from v2meow.config import ClipConfig, MotionConfig
+from v2meow.encoders.visual import WIDTH, load_visual, motion
+from v2meow.encoders.visual.motion import DIRECTIONS, EDGES, HUES
 
 SIZE = 64
 _HUE = slice(6, 6 + HUES)
@@ -38,7 +41,21 @@ def test_there_is_one_row_of_the_stated_width_a_frame():
     """The model's first matrix is made for it."""
     features = motion(_frames(_disc(1)))
     assert (features.shape, features.dtype) == ((8, WIDTH), np.float32)
-    assert set(EXTRACTORS) == {"motion"}
+
+
+def test_a_recipe_names_its_extractor():
+    """One that is loaded again for every video would cost seconds each time."""
+    config, frames = MotionConfig(kind="motion", rate=10.0, size=SIZE), _frames(_disc(1))
+    extractor = load_visual(config)
+    assert extractor.width == WIDTH and (extractor(frames) == motion(frames)).all()
+    assert load_visual(MotionConfig(kind="motion", rate=10.0, size=SIZE)) is extractor
+
+
+def test_weights_that_are_not_there_are_asked_for_by_their_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2MEOW_ASSETS", str(tmp_path))
+    clip = ClipConfig(kind="clip", asset="clip-vit-b32-laion2b", model="ViT-B-32", rate=1.0, batch=8, bfloat16=True)
+    with pytest.raises(AssetError, match="clip-vit-b32-laion2b"):
+        load_visual(clip)
 
 
 @pytest.mark.parametrize("shade", [0, 255])

@@ -1,11 +1,14 @@
 """Pictures and sound by time, across containers; written here, so that the truth is known."""
 
 import csv
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 from numbered import FPS, PICTURES, lag_ms, numbers, write_numbered
 
 from v2meow.config import MediaConfig
@@ -77,6 +80,35 @@ def test_variable_rate_is_read_by_timestamp(tmp_path: Path, reader: Reader):
     assert numbers(reader.frames(video, FPS, 64))[:22] == [0, 1, 2, *[3] * 7, *[4] * 10, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("shape", "pixel", "shown"),
+    [
+        ((96, 160), None, (48, 80)),  # made smaller until the shorter side has 48
+        ((160, 96), None, (80, 48)),
+        ((32, 48), None, (32, 48)),  # never made larger
+        ((96, 120), (4, 3), (48, 80)),  # pixels that are wider than high, as on old discs
+        ((96, 120), (3, 4), (64, 60)),
+        ((96, 160), (30_000, 1), (48, 80)),  # a damaged header
+    ],
+)
+def test_whole_pictures_keep_their_aspect(tmp_path: Path, reader: Reader, shape, pixel, shown):
+    """Squeezed, a circle is an ellipse to a model that has seen none, and motion slower one way than the other."""
+    video = _write_disc(tmp_path / "a.mkv", shape, Fraction(*pixel or (1, 1)))
+    size = 60 if shown == (64, 60) else 48
+    (picture,) = reader.frames(video, 1, size, seconds=1.0, whole=True)
+    assert picture.shape == (*shown, 3) and picture.dtype == np.uint8
+    centre = [np.average(np.arange(side), weights=picture.mean(2).sum(1 - axis)) for axis, side in enumerate(shown)]
+    assert centre == pytest.approx([shown[0] / 4, shown[1] * 3 / 4], abs=1.0)
+
+
+def test_whole_pictures_of_a_rotated_video_are_upright(media_folder: Path, reader: Reader):
+    """480 x 854 as it is shown, and not as it is stored."""
+    path = media_folder / "silent_videos" / "coffee_portrait_rot90.mp4"
+    (table,) = reader.frames(path, 1, 120, seconds=1.0, whole=True)
+    assert table.shape == (214, 120, 3)
+    assert table[:66].mean() > table[107:174].mean() + 50  # a white wall above, a dark kettle below
+
+
 def test_times_outside_the_video_show_its_ends(tmp_path: Path, reader: Reader):
     """A clip that ends with the video must not come back shorter; a still picture is a video too."""
     video = write_numbered(tmp_path / "a.mp4", shown_at=[0])
@@ -141,6 +173,21 @@ def test_surround_and_opposite_channels_mix_to_mono(media_folder: Path, reader: 
 def test_a_missing_soundtrack_is_said_so(media_folder: Path, reader: Reader):
     with pytest.raises(MediaError, match=r"cars_12fps\.gif: no audio stream$"):
         reader.waveform(media_folder / "silent_videos" / "cars_12fps.gif", 16_000)
+
+
+def _write_disc(path: Path, shape: tuple[int, int], pixel: Fraction) -> Path:
+    """A second of a white blob on black, a quarter from the top and from the right."""
+    y, x = (np.arange(side) / side for side in shape)
+    blob = np.exp(-(((y[:, None] - 1 / 4) ** 2 + (x - 3 / 4) ** 2) / 0.003))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=5, width=shape[1], height=shape[0])
+        assert isinstance(stream, VideoStream)
+        stream.pix_fmt, stream.codec_context.sample_aspect_ratio = "yuv420p", pixel
+        for _ in range(5):
+            frame = np.repeat((blob * 255).astype(np.uint8)[..., None], 3, axis=2)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        file.mux(stream.encode(None))
+    return path
 
 
 def _rows(folder: Path, *parts: str) -> list[dict[str, str]]:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2meow.config import Recipe
-from v2meow.encoders.visual import EXTRACTORS
+from v2meow.config import Recipe, VisualConfig
+from v2meow.encoders.visual import load_visual
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.pipeline import CHUNK_SECONDS, Cascade
 from v2meow.generate.takes import agreement
@@ -104,11 +104,23 @@ def _make(cascade: Cascade, pieces: list[Piece]) -> tuple[list[_Take], float]:
 
 
 def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:
-    """Features [V, width] of each extractor for the first `seconds` of a video, read clip by clip."""
-    clip = recipe.data.clip_seconds
-    starts = [i * clip for i in range(math.ceil(seconds / clip))]
-    features = []
-    for extractor in recipe.visual:
-        frames = [reader.frames(video, extractor.rate, extractor.size, start, clip) for start in starts]
-        features.append(torch.from_numpy(EXTRACTORS[extractor.kind](np.concatenate(frames))))
-    return tuple(features)
+    """Features [V, width] of each extractor for the first `seconds` of a video, in whole clips.
+
+    Pictures are read, and forgotten, clip by clip, each with those beside it that its rows depend on: however long
+    the video is, memory is not, and no joint shows.
+    """
+    clips = math.ceil(seconds / recipe.data.clip_seconds)
+    return tuple(
+        torch.from_numpy(np.concatenate([_clip_features(recipe, visual, reader, video, i) for i in range(clips)]))
+        for visual in recipe.visual
+    )
+
+
+def _clip_features(recipe: Recipe, visual: VisualConfig, reader: Reader, video: Path, clip: int) -> np.ndarray:
+    """Features [V, width] of clip number `clip`."""
+    length = recipe.data.clip_seconds
+    beside = math.ceil(round(visual.context_seconds * visual.rate, 6))  # rows that are computed and dropped
+    before = beside if clip else 0
+    start, span = clip * length - before / visual.rate, length + (before + beside) / visual.rate
+    frames = reader.frames(video, visual.frame_rate, visual.size, start, span, whole=visual.whole)
+    return load_visual(visual)(frames)[before : before + round(length * visual.rate)]

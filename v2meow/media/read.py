@@ -13,38 +13,50 @@ from av.error import FFmpegError
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from v2meow.config import MediaConfig
-from v2meow.media.probe import frame_rate, keyframes, upright
+from v2meow.media.probe import frame_rate, keyframes, upright, upright_rotation
 from v2meow.media.source import MediaError, Source, decoded, in_seconds, open_source
 
 _ROUNDING_S = 0.0006  # Matroska and FLV round times to a millisecond: a picture this late is on time
 _SEEK_COST_S = 0.5  # a seek costs about as much as decoding this much video
 _STEPS_BACK_S = (0.0, 2.0, 8.0, 32.0)  # where to look for a keyframe before a time
 _AUDIO_RUN_UP_S = 0.2  # decoders of sound need a moment after a seek
+_LONGEST_PIXEL = 4.0  # sides of pixels that differ by more are a damaged header
 _GAP_S = 0.02  # timestamps of sound that jump by less are rounding, not silence
 
 Timed = tuple[float, Any]  # with a VideoFrame or AudioFrame
 
 
 def frames(
-    path: Path, limits: MediaConfig, rate: float, size: int, start: float = 0.0, seconds: float | None = None
+    path: Path,
+    limits: MediaConfig,
+    rate: float,
+    size: int,
+    start: float = 0.0,
+    seconds: float | None = None,
+    whole: bool = False,
 ) -> np.ndarray:
-    """Pictures on screen at start + i / rate, uint8 [V, size, size, 3], RGB, upright, squeezed to a square.
+    """Pictures on screen at start + i / rate, uint8 [V, H, W, 3], RGB, upright.
 
-    V = round(seconds * rate), at least 1; `seconds` None reads to the end. Before the first picture
-    the first is shown, after the last the last.
+    They are squeezed to a square of `size` pixels; `whole` ones keep their aspect, and where their shorter
+    side is longer than `size` they are made smaller until it is not. V = round(seconds * rate), at least 1;
+    `seconds` None reads to the end. Before the first picture the first is shown, after the last the last.
     """
     with open_source(path, limits) as source:
         video = source.need_video()
         length = source.seconds(video) - start if seconds is None else seconds
         times = [start + i / rate for i in range(max(1, round(length * rate)))]
-        pictures = np.empty((len(times), size, size, 3), np.uint8)
+        pictures = np.empty((0, 0, 0, 3), np.uint8)
         scale = VideoReformatter()
         filled = 0
         for first, last in _runs(times, keyframes(source)):
             for begin, end, frame in _shown(_frames_from(source, video, times[first]), times, first, last):
-                pictures[begin:end] = _picture(scale, frame, size)
+                if not len(pictures):
+                    height, width = _whole_shape(video, frame, size) if whole else (size, size)
+                    pictures = np.empty((len(times), height, width, 3), np.uint8)
+                pictures[begin:end] = _picture(scale, frame, *pictures.shape[1:3], smooth=not whole)
                 filled = end
         if filled < len(times):
             raise MediaError(path, "no frames could be decoded")
@@ -139,11 +151,28 @@ def _shown(
         yield first, last, current
 
 
-def _picture(scale: VideoReformatter, frame: VideoFrame, size: int) -> np.ndarray:
-    """The whole of `frame` as [size, size, 3]; by area where it shrinks, so that nothing flickers."""
-    shrinks = frame.width * frame.height >= size * size
-    square = scale.reformat(frame, size, size, "rgb24", interpolation="AREA" if shrinks else "BICUBIC")
-    return upright(square.to_ndarray(), frame)
+def _whole_shape(stream: VideoStream, frame: VideoFrame, size: int) -> tuple[int, int]:
+    """(height, width) that `frame` is shown in, upright, its shorter side at most `size`."""
+    aspect = float(stream.sample_aspect_ratio or 1)  # of a pixel: old television has pixels that are not square
+    if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
+        aspect = 1.0
+    shown = (frame.height * max(1.0, 1 / aspect), frame.width * max(1.0, aspect))
+    height, width = shown if upright_rotation(frame) % 180 == 0 else shown[::-1]
+    shrunk = min(1.0, size / min(height, width))
+    return max(1, round(height * shrunk)), max(1, round(width * shrunk))
+
+
+def _picture(scale: VideoReformatter, frame: VideoFrame, height: int, width: int, smooth: bool) -> np.ndarray:
+    """The whole of `frame` as [height, width, 3].
+
+    `smooth`: by area where it shrinks, so that nothing flickers. Else bicubic, which keeps more of it for whoever
+    scales the picture further.
+    """
+    area = smooth and frame.width * frame.height >= width * height
+    if upright_rotation(frame) % 180 != 0:
+        height, width = width, height
+    scaled = scale.reformat(frame, width, height, "rgb24", interpolation="AREA" if area else "BICUBIC")
+    return upright(scaled.to_ndarray(), frame)
 
 
 def waveform(

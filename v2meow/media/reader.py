@@ -52,15 +52,25 @@ class Reader:
         return Probe.from_json(self._ask(path, "probe")[0])
 
     def frames(
-        self, path: Path, rate: float, size: int, start: float = 0.0, seconds: float | None = None
+        self,
+        path: Path,
+        rate: float,
+        size: int,
+        start: float = 0.0,
+        seconds: float | None = None,
+        *,
+        whole: bool = False,
     ) -> np.ndarray:
-        """Pictures on screen at start + i / rate: uint8 [V, size, size, 3], RGB, upright, squeezed to a square.
+        """Pictures on screen at start + i / rate: uint8 [V, H, W, 3], RGB, upright.
+
+        They are squeezed to a square of `size` pixels; `whole` ones keep their aspect, and are made smaller
+        until their shorter side has at most `size` pixels.
 
         V = round(seconds * rate), at least 1; `seconds` None reads to the end of the video. Before the
         first picture the first is shown, after the last the last, so a single picture is a video too.
         All pictures are held in memory: read a long video in parts.
         """
-        return self._ask(path, "frames", rate=rate, size=size, start=start, seconds=seconds)[1]
+        return self._ask(path, "frames", rate=rate, size=size, start=start, seconds=seconds, whole=whole)[1]
 
     def waveform(self, path: Path, rate: int, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
         """The soundtrack mixed to mono: float32 [T] in [-1, 1], T = round(seconds * rate).

@@ -13,6 +13,16 @@ HUES, EDGES, DIRECTIONS, GRID = 12, 12, 8, 4
 WIDTH = 6 + HUES + EDGES + 1 + DIRECTIONS + 5 + GRID * GRID
 
 
+class Motion:
+    """The extractor; it has no state."""
+
+    width = WIDTH
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Features float32 [V, WIDTH] of squeezed RGB frames uint8 [V, S, S, 3], one row a frame."""
+        return motion(frames)
+
+
 @torch.inference_mode()
 def motion(frames: np.ndarray) -> np.ndarray:
     """Features float32 [V, WIDTH] of RGB frames uint8 [V, S, S, 3], one row a frame.
@@ -85,6 +95,3 @@ def _movement(grey: Tensor, horizontal: Tensor, vertical: Tensor) -> Tensor:
     if len(rows) > 1:
         rows[0] = rows[1]
     return rows
-
-
-EXTRACTORS = {"motion": motion}  # by the kind that a recipe names
