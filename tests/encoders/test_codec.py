@@ -1,16 +1,26 @@
 """The codec: a perfect transform around a quantizer, with lengths that never drift."""
 
+import json
 import math
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import pytest
 import tiny
 import torch
 
 from v2meow import weights
-from v2meow.encoders.codec import Codec
+from v2meow.config import LappedCodecConfig
+from v2meow.encoders.codec import LappedCodec, load_codec
+from v2meow.weights import ModelError
 
 HOP = 320
+
+
+def _config(**changes) -> LappedCodecConfig:
+    config = tiny.recipe().codec
+    assert isinstance(config, LappedCodecConfig)
+    return replace(config, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +29,16 @@ def noise() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
+def codec() -> LappedCodec:
     torch.manual_seed(0)
-    return Codec(tiny.recipe().codec).eval()
+    return LappedCodec(_config()).eval()
 
 
 @pytest.mark.parametrize("hop", [64, 320])
 @pytest.mark.parametrize("companding", [0.4, 1.0])
 def test_the_transform_restores_the_signal_before_anything_is_trained(hop, companding):
     """All loss then is the quantizer's; the last hop lacks the frame that would overlap it."""
-    codec = Codec(replace(tiny.recipe().codec, hop=hop, companding=companding))
+    codec = LappedCodec(_config(hop=hop, companding=companding))
     waveform = torch.randn(2, 20 * hop, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     spectrum = codec.spectrum(waveform)
     assert spectrum.shape == (2, hop, 20)
@@ -39,7 +49,7 @@ def test_the_transform_restores_the_signal_before_anything_is_trained(hop, compa
 
 def test_the_transform_keeps_energy():
     """Orthonormal: errors of coefficients are errors of samples, so quantizing weighs them rightly."""
-    codec = Codec(replace(tiny.recipe().codec, companding=1.0))
+    codec = LappedCodec(_config(companding=1.0))
     waveform = torch.randn(1, 50 * HOP, generator=torch.Generator().manual_seed(0))
     waveform[:, -HOP:] = 0
     assert codec.spectrum(waveform).square().sum().item() == pytest.approx(waveform.square().sum().item(), rel=1e-3)
@@ -73,7 +83,7 @@ def _quantization_error(codec, noise) -> list[float]:
 def test_residual_k_means_beats_random_codebooks_and_each_level_adds(noise):
     """A codebook that fits the signal instead of what is left of it adds nothing."""
     torch.manual_seed(0)
-    codec = Codec(tiny.recipe().codec).eval()
+    codec = LappedCodec(_config()).eval()
     before = _quantization_error(codec, noise)
     codec.initialise_codebooks(_frames(codec, noise), torch.Generator().manual_seed(0))
     after = _quantization_error(codec, noise)
@@ -85,7 +95,7 @@ def test_residual_k_means_beats_random_codebooks_and_each_level_adds(noise):
 def test_as_many_entries_as_frames_quantize_them_without_error():
     """The limit of k-means: every frame its own centroid, on the levels taken together."""
     torch.manual_seed(0)
-    codec = Codec(replace(tiny.recipe().codec, bins=64, levels=4)).eval()
+    codec = LappedCodec(_config(bins=64, levels=4)).eval()
     tone = 0.3 * torch.sin(2 * math.pi * 440 * torch.arange(16 * HOP) / 16_000)[None]
     codec.initialise_codebooks(_frames(codec, tone), torch.Generator().manual_seed(0))
     assert _quantization_error(codec, tone)[-1] < 1e-3
@@ -93,7 +103,7 @@ def test_as_many_entries_as_frames_quantize_them_without_error():
 
 def test_more_entries_than_different_frames_stay_finite():
     """Digital silence and repeated notes leave clusters empty."""
-    codec = Codec(tiny.recipe().codec).eval()
+    codec = LappedCodec(_config()).eval()
     codec.initialise_codebooks(torch.zeros(5, HOP), torch.Generator().manual_seed(0))
     assert codec.decode(codec.encode(torch.zeros(1, 4 * HOP))).isfinite().all()
     assert all(tensor.isfinite().all() for tensor in codec.state_dict().values())
@@ -106,9 +116,46 @@ def test_codes_do_not_depend_on_the_rest_of_the_batch_or_on_earlier_calls(codec,
     assert torch.equal(codec.encode(noise), first)
 
 
+def _saved(codec, folder):
+    weights.save(folder, codec, {"config": asdict(codec.config), "sample_rate": codec.config.sample_rate}, {})
+    return folder
+
+
 def test_a_saved_codec_gives_the_same_codes(codec, noise, tmp_path):
-    weights.save(tmp_path / "codec", codec, asdict(codec.config), {})
-    loaded = Codec.load(tmp_path / "codec")
+    loaded = load_codec(_saved(codec, tmp_path / "codec"))
     assert loaded.config == codec.config
     assert torch.equal(loaded.encode(noise), codec.encode(noise))
     assert torch.equal(loaded.decode(loaded.encode(noise)), codec.decode(codec.encode(noise)))
+
+
+def test_a_folder_that_cannot_be_used_is_one_error_that_names_the_file(codec, tmp_path):
+    folder = _saved(codec, tmp_path / "codec")
+    data = (folder / "model.safetensors").read_bytes()
+    for damaged in (data[:-100], b"", b"<html>"):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"model\.safetensors"):
+            load_codec(folder)
+    other = LappedCodec(_config(bins=32))
+    weights.save(folder, other, {"config": asdict(codec.config), "sample_rate": 16_000}, {})
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_codec(folder)
+    for config in ({}, {"config": asdict(codec.config) | {"kind": "mp3"}, "sample_rate": 16_000}):
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match=r"config\.json"):
+            load_codec(folder)
+
+
+@pytest.mark.parametrize("grid", [(0, 50, 100, 120), (0, 1, 2, 120), (37, 90)])
+def test_parts_are_those_of_the_whole_and_need_nothing_beyond_their_context(grid):
+    """Blocks that do something, so that a context too short would show."""
+    torch.manual_seed(0)
+    codec = LappedCodec(_config()).eval()
+    for parameter in codec.decoder.parameters():
+        parameter.data.normal_(std=0.05)
+    codes = torch.randint(0, 16, (1, 4, 120))
+    whole, after = codec.decode(codes), codec.context[1]
+    for first, end in pairwise(grid):
+        known = codes.clone()
+        known[..., end + after :] = -1
+        part = codec.decode_part(known, first, end)
+        torch.testing.assert_close(part, whole[:, first * HOP : end * HOP], atol=1e-5, rtol=1e-4)

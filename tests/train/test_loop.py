@@ -20,7 +20,7 @@ PEAK = 1e12  # FLOP/s of an invented device
 
 def _fresh(stage, recipe, seed=0) -> TokenLM:
     torch.manual_seed(seed)
-    return TokenLM(stage_spec(recipe, stage, (tiny.WIDTH,)))
+    return TokenLM(stage_spec(recipe, stage, visual_widths=(tiny.WIDTH,), joint_width=tiny.JOINT_WIDTH))
 
 
 @pytest.mark.parametrize("layout", ["delay", "flatten"])

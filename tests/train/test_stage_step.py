@@ -17,6 +17,7 @@ import torch
 from v2meow.config import STAGES
 from v2meow.data.dataset import schema
 from v2meow.data.manifest import EXAMPLES, DataError
+from v2meow.data.shards import write_marker
 from v2meow.model.io import load_stage
 from v2meow.train.step import make_model, run, within_epochs
 
@@ -42,6 +43,7 @@ def workspace(tmp_path):
     ]
     (tmp_path / EXAMPLES).mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema(recipe)), tmp_path / EXAMPLES / "part-00000.parquet")
+    write_marker(tmp_path / EXAMPLES)
     return tmp_path
 
 

@@ -11,6 +11,7 @@ FLOOR = 1e-2  # of magnitude per square root of the window: about -60 dB under a
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept must serve training too, whoever asks first
 def _window_and_banks(window: int, mels: int, sample_rate: int) -> tuple[Tensor, Tensor]:
     banks = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
     return torch.hann_window(window), banks

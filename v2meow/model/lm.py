@@ -58,8 +58,9 @@ class StageSpec:
     joint_width: int = 0
 
 
-def stage_spec(recipe: Recipe, name: StageName, visual_widths: tuple[int, ...]) -> StageSpec:
-    """The spec of stage `name`; `visual_widths` are the widths of the recipe's extractors, in its order."""
+def stage_spec(recipe: Recipe, name: StageName, *, visual_widths: tuple[int, ...], joint_width: int) -> StageSpec:
+    """The spec of stage `name`; the widths are those of the features of the recipe's extractors, in its order, and
+    of the music-text vector: what follows from pretrained weights is not in a recipe."""
     config, codec, kc = recipe.stage(name), recipe.codec, recipe.stages.coarse_levels
     ids = Stream(levels=1, bins=recipe.semantic_ids.clusters, rate=recipe.semantic_ids.rate)
     coarse = Stream(levels=kc, bins=codec.bins, rate=codec.rate)
@@ -69,7 +70,7 @@ def stage_spec(recipe: Recipe, name: StageName, visual_widths: tuple[int, ...]) 
         for width, extractor in zip(visual_widths, recipe.visual, strict=True)
     )
     streams = {
-        "semantic": {"target": ids, "visual": visual, "joint_width": recipe.joint.width},
+        "semantic": {"target": ids, "visual": visual, "joint_width": joint_width},
         "coarse": {"target": coarse, "prefix": ids, "visual": visual if recipe.stages.coarse_sees_video else ()},
         "fine": {"target": fine, "prefix": coarse},
     }[name]

@@ -94,7 +94,7 @@ def within_epochs(config: StageConfig, examples: int) -> StageConfig:
 def make_model(recipe: Recipe, stage: StageName, examples: Examples) -> TokenLM:
     """A fresh model whose visual inputs are normalised by the training split's mean and spread."""
     widths = tuple(features.shape[2] for features in examples.visual)
-    model = TokenLM(stage_spec(recipe, stage, widths))
+    model = TokenLM(stage_spec(recipe, stage, visual_widths=widths, joint_width=examples.joint.shape[1]))
     if model.spec.visual:
         frames = [features.flatten(0, 1) for features in examples.visual]
         model.visual_mean.copy_(torch.cat([rows.mean(0) for rows in frames]))

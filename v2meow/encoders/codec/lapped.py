@@ -1,17 +1,15 @@
-"""The neural codec: audio ↔ codes of K residual codebooks, from the `encodec` package's own modules.
+"""A small codec of the `encodec` package's own modules that is fitted here, in moments on a CPU.
 
-A small EnCodec that trains in a minute on a CPU. Its first and last convolutions are a lapped cosine
-transform (MDCT: perfect reconstruction before any training) instead of learned strides, its codebooks
-start as residual k-means of the transformed catalogue, and SEANet residual blocks around the quantizer
-start as the identity; training then refines what already is a codec. From scratch, the package's
-SEANet needs tens of thousands of steps. The only home of `encodec`.
+Its first and last convolutions are a lapped cosine transform (MDCT: perfect reconstruction before any training)
+instead of learned strides, its codebooks are fitted to the transformed catalogue, and SEANet residual blocks around
+the quantizer start as the identity; training then refines what already is a codec. From scratch, the package's
+SEANet needs tens of thousands of steps.
 
 Legend: B batch, T samples, F frames, K levels.
 """
 
 import math
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from encodec.modules.conv import SConv1d, SConvTranspose1d
@@ -19,15 +17,15 @@ from encodec.modules.seanet import SEANetResnetBlock
 from encodec.quantization.vq import ResidualVectorQuantizer
 from torch import Tensor, nn
 
-from v2meow import weights
 from v2meow.config import LappedCodecConfig
+from v2meow.encoders.codec import codebooks
 
-_KMEANS_ROUNDS = 8
 _SOFTEN = 1e-5  # keeps the slope of the companding finite at zero
+_DECAY = 0.999  # of the codebooks' averages: with 0.99 a few batches undo what the whole catalogue gave
 
 
-class Codec(nn.Module):
-    """`encode` and `decode` are exact inverses in length: F = T / hop frames."""
+class LappedCodec(nn.Module):
+    """See `Codec`."""
 
     analysis: Any  # the package has no types
     synthesis: Any
@@ -42,27 +40,27 @@ class Codec(nn.Module):
         self.encoder = _identity_blocks(hop, config.blocks)
         self.decoder = _identity_blocks(hop, config.blocks)
         self.quantizer = ResidualVectorQuantizer(
-            dimension=hop, n_q=config.levels, bins=config.bins, decay=0.99, kmeans_init=False, threshold_ema_dead_code=0
+            dimension=hop,
+            n_q=config.levels,
+            bins=config.bins,
+            decay=_DECAY,
+            kmeans_init=False,
+            threshold_ema_dead_code=0,
         )
+        for layer in self.quantizer.vq.layers:  # averages are for training alone
+            book = layer._codebook
+            _not_kept(book, "embed_avg", book.embed_avg)
+            _not_kept(book, "cluster_size", book.cluster_size)
         self._fix_transform(hop)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """A fitted codec from its model folder, in evaluation mode."""
-        codec = cls(LappedCodecConfig(**weights.read_config(folder)))
-        weights.load_into(codec, folder)
-        return codec.eval()
 
     def _fix_transform(self, hop: int) -> None:
         """MDCT basis with a sine window (Princen-Bradley): overlap-add of the inverse restores the signal."""
         sample, band = (torch.arange(length, dtype=torch.float64) + 0.5 for length in (2 * hop, hop))
         basis = torch.cos(math.pi / hop * band[:, None] * (sample + hop / 2)) * torch.sin(math.pi * sample / (2 * hop))
-        with torch.no_grad():
-            self.analysis.conv.conv.weight.copy_(basis[:, None] * math.sqrt(2 / hop))
-            self.synthesis.convtr.convtr.weight.copy_(basis[:, None] * math.sqrt(2 / hop))
-            self.synthesis.convtr.convtr.bias.zero_()
-        for module in (self.analysis, self.synthesis):
-            module.requires_grad_(False)
+        analysis, synthesis = self.analysis.conv.conv, self.synthesis.convtr.convtr
+        for module in (analysis, synthesis):
+            _not_kept(module, "weight", (basis[:, None] * math.sqrt(2 / hop)).float())
+        _not_kept(synthesis, "bias", torch.zeros(1))
 
     def spectrum(self, waveform: Tensor) -> Tensor:
         """[B, T] → companded transform coefficients [B, hop, F]. T must be a multiple of the hop."""
@@ -84,12 +82,14 @@ class Codec(nn.Module):
         decoded = self.decoder(quantized.quantized)
         return spectrum, decoded, self.waveform(decoded), quantized.penalty
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
-        """[B, T] in -1 … 1 → codes int64 [B, K, F]."""
-        return self.quantizer.encode(self.encoder(self.spectrum(waveform)), self.config.rate).transpose(0, 1)
+        """[B, T] in -1 … 1 → codes int64 [B, K, F], by the recipe's beam search."""
+        frames = self.encoder(self.spectrum(waveform)).transpose(1, 2)
+        codes = codebooks.search(frames.flatten(0, 1), self._books(), self.config.beam)
+        return codes.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, k, F] of the first k ≤ K levels → [B, T]."""
         return self.waveform(self.decoder(self.quantizer.decode(codes.transpose(0, 1))))
@@ -108,19 +108,28 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def initialise_codebooks(self, frames: Tensor, generator: torch.Generator) -> None:
-        """Residual k-means over frames [N, hop] of `spectrum`: each codebook fits what the ones before leave over.
+        """Codebooks fitted to frames [N, hop] of `spectrum`, and the package's moving averages as if those led there.
 
-        Sets the package's moving averages too, as if one training batch had been seen.
+        The averages weigh as much as those of training batches would.
         """
-        residual = frames
-        for layer in self.quantizer.vq.layers:
-            centroids, nearest = _kmeans(residual, self.config.bins, generator)
-            book, counts = layer._codebook, torch.bincount(nearest, minlength=self.config.bins).float()
-            share = self.config.batch * self.config.segment_seconds * self.config.rate / len(frames)
-            book.embed.copy_(centroids)
+        books = codebooks.fit_refined(frames, self.config.levels, self.config.bins, generator)
+        share = self.config.batch * self.config.segment_seconds * self.config.rate / len(frames)
+        codes = codebooks.search(frames, books, 1)
+        for layer, entries, used in zip(self.quantizer.vq.layers, books, codes.T, strict=True):
+            book, counts = layer._codebook, torch.bincount(used, minlength=self.config.bins).float()
+            book.embed.copy_(entries)
             book.cluster_size.copy_(counts * share)
-            book.embed_avg.copy_(centroids * (counts * share)[:, None])
-            residual = residual - centroids[nearest]
+            book.embed_avg.copy_(entries * (counts * share)[:, None])
+
+    def _books(self) -> Tensor:
+        """The codebooks [K, bins, hop]."""
+        return torch.stack([layer.codebook for layer in self.quantizer.vq.layers])
+
+
+def _not_kept(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make a tensor of a module one that is neither trained nor saved: half of the weights follow from the recipe."""
+    delattr(module, name)
+    module.register_buffer(name, value, persistent=False)
 
 
 def _identity_blocks(width: int, count: int) -> nn.Sequential:
@@ -133,20 +142,3 @@ def _identity_blocks(width: int, count: int) -> nn.Sequential:
         for parameter in last.parameters():  # type: ignore[union-attr]
             nn.init.zeros_(parameter)
     return blocks
-
-
-def _kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm: centroids [clusters, D] and the nearest of each point [N]. Empty ones restart at a point."""
-    pick = torch.randint(0, len(points), (clusters,), generator=generator)
-    centroids = points[pick].clone()
-    for _ in range(_KMEANS_ROUNDS):
-        nearest = _nearest(points, centroids)
-        counts = torch.bincount(nearest, minlength=clusters)[:, None]
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
-        restart = points[torch.randint(0, len(points), (clusters,), generator=generator)]
-        centroids = torch.where(counts > 0, sums / counts.clamp(min=1), restart)
-    return centroids, _nearest(points, centroids)
-
-
-def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    return (centroids.square().sum(1) - 2 * points @ centroids.T).argmin(1)
