@@ -14,6 +14,7 @@ from v2meow.data.dataset import Examples
 from v2meow.encoders.visual import WIDTH
 from v2meow.model.lm import Conditions, TokenLM, stage_spec
 
+JOINT_WIDTH = 8
 STAGE = {
     "layers": 2,
     "encoder_layers": 0,
@@ -45,12 +46,15 @@ CHANGES = {
     "codec.levels": 4,
     "codec.bins": 16,
     "codec.sample_frames": 1000,
+    "codec.beam": 2,
     "codec.steps": 2,
     "codec.batch": 2,
-    "joint.width": 8,
+    "joint.width": JOINT_WIDTH,
     "joint.text_buckets": 64,
     "joint.steps": 3,
     "joint.batch": 4,
+    "extract.batch": 4,
+    "extract.shard_clips": 6,
     "stages.coarse_levels": 2,
     **{f"stages.{name}.{key}": value for name in STAGES for key, value in STAGE.items()},
     "stages.semantic.encoder_layers": 2,
@@ -87,7 +91,8 @@ def laid_out(stage: StageName, layout: str) -> dict[str, Any]:
 def model(stage: StageName, layout: str = "delay", seed: int = 0, changes: dict[str, Any] | None = None) -> TokenLM:
     """A random stage in evaluation mode, far enough from its start that every input shows in its logits."""
     torch.manual_seed(seed)
-    made = TokenLM(stage_spec(recipe(laid_out(stage, layout) | (changes or {})), stage, (WIDTH,)))
+    made_for = recipe(laid_out(stage, layout) | (changes or {}))
+    made = TokenLM(stage_spec(made_for, stage, visual_widths=(WIDTH,), joint_width=JOINT_WIDTH))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -122,5 +127,5 @@ def examples(recipe: Recipe, count: int, seed: int = 2) -> Examples:
         semantic=torch.randint(0, recipe.semantic_ids.clusters, (count, 1, recipe.semantic_frames), generator=random),
         codes=torch.randint(0, recipe.codec.bins, shape, generator=random),
         visual=tuple(torch.randn(count, number, WIDTH, generator=random) for number in pictures),
-        joint=torch.randn(count, recipe.joint.width, generator=random),
+        joint=torch.randn(count, JOINT_WIDTH, generator=random),
     )

@@ -164,7 +164,7 @@ def examples(workspace, nano):
             "semantic": generator.integers(nano.semantic_ids.clusters, size=nano.semantic_frames).tolist(),
             "codes": generator.integers(nano.codec.bins, size=nano.codec.levels * nano.codec_frames).tolist(),
             "visual_motion": generator.normal(size=frames * 5).tolist(),
-            "joint": generator.normal(size=nano.joint.width).tolist(),
+            "joint": generator.normal(size=32).tolist(),
         }
         for clip in read_clips(workspace)
     ]
@@ -217,7 +217,8 @@ def _foreign_clip(rows):
         (_replace("codes", lambda ids: [*ids, 0]), "codes has 800 values"),
         (_replace("codes", lambda ids: [-1, *ids[1:]]), "codes ids are entries of the codebook"),
         (_replace("codes", lambda ids: [None, *ids[1:]]), "codes ids are entries of the codebook"),
-        (_replace("joint", lambda vector: vector[1:]), "joint has 32 values"),
+        (_replace("joint", lambda vector: vector[1:]), "joint has one width in all examples"),
+        (_replace("joint", lambda vector: []), "joint is given"),
         (_replace("joint", lambda vector: [float("nan"), *vector[1:]]), "joint is finite"),
         (_replace("visual_motion", lambda v: [float("inf"), *v[1:]]), "visual_motion is finite"),
         (_replace("visual_motion", lambda v: v[1:]), "visual_motion has 40 frames of one width"),

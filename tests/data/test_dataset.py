@@ -10,6 +10,7 @@ import torch
 
 from v2meow.data.dataset import order, read_examples, schema
 from v2meow.data.manifest import EXAMPLES, DataError
+from v2meow.data.shards import MARKER, write_marker
 
 
 def _row(recipe, clip_id, split, value):
@@ -34,6 +35,7 @@ def _row(recipe, clip_id, split, value):
 def _write(recipe, workspace, name, rows):
     (workspace / EXAMPLES).mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema(recipe)), workspace / EXAMPLES / name)
+    write_marker(workspace / EXAMPLES)
 
 
 @pytest.fixture
@@ -81,6 +83,42 @@ def test_a_split_without_examples_names_the_step_to_run(recipe, tmp_path):
     _write(recipe, tmp_path, "part-00000.parquet", [_row(recipe, "a", "train", 1)])
     with pytest.raises(DataError, match="no holdout examples"):
         read_examples(recipe, tmp_path, "holdout")
+
+
+def test_an_example_file_that_is_missing_or_another_is_told(recipe, workspace):
+    """Training on what is left of a catalogue would go on for days before anyone saw it in the music."""
+    first, second = sorted((workspace / EXAMPLES).glob("*.parquet"))
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    with pytest.raises(DataError, match=r"part-00001.parquet is not the file .* run `v2meow extract` again"):
+        read_examples(recipe, workspace, "train")
+    second.unlink()
+    with pytest.raises(DataError, match=r"part-00001.parquet is missing: run `v2meow extract` again"):
+        read_examples(recipe, workspace, "train")
+    assert first.exists()
+
+
+def test_examples_without_their_list_are_told(recipe, workspace):
+    """It is written last: what lies there without it may be half of a catalogue."""
+    (workspace / EXAMPLES / MARKER).unlink()
+    with pytest.raises(DataError, match=r"not complete \(examples.json is missing\): run `v2meow extract` again"):
+        read_examples(recipe, workspace, "train")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"shards": [{"file": "part-00000.parquet"}]}'])
+def test_a_list_of_examples_that_is_none_is_told(recipe, workspace, content):
+    (workspace / EXAMPLES / MARKER).write_text(content)
+    with pytest.raises(DataError, match=r"examples.json is no list of examples .* run `v2meow extract` again"):
+        read_examples(recipe, workspace, "train")
+
+
+def test_a_file_that_is_not_listed_is_not_read(recipe, workspace):
+    """It would be of another extraction."""
+    (workspace / EXAMPLES / "part-00002.parquet").write_bytes(
+        (workspace / EXAMPLES / "part-00000.parquet").read_bytes()
+    )
+    assert read_examples(recipe, workspace, "train").clip_id == ["a", "c"]
 
 
 def _rows(count, batch, seed, steps):

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import tiny
 import torch
@@ -13,13 +13,15 @@ from v2meow.config import RecipeError
 from v2meow.data import clips, extract
 from v2meow.data.dataset import read_examples, schema
 from v2meow.data.manifest import EXAMPLES, FAILED, RAW, read_clips, read_failed
+from v2meow.data.shards import read_shards
 from v2meow.data.synthetic import FPS, SAMPLE_RATE, caption, draw_factors, draw_frames, play
-from v2meow.encoders.codec import Codec
+from v2meow.encoders.codec import load_codec
 from v2meow.encoders.visual import motion
 from v2meow.media import write_video
 from v2meow.train import fit
 
 ENCODERS = ("codec", "semantic", "joint")
+PARTIAL = EXAMPLES.with_name(".examples.partial")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,16 @@ def examples(recipe, fitted):
     """The tables that `extract` wrote, as one."""
     workspace, _ = fitted
     figures = extract.run(recipe, workspace)
-    assert figures == {"examples": 12, "failed": 0}
-    return pq.ParquetFile(workspace / EXAMPLES / "part-00000.parquet").read()
+    assert figures == {"examples": 12, "failed": 0, "shards": 2, "shards_kept": 0}
+    return _table(workspace)
+
+
+def _table(workspace):
+    return pa.concat_tables(read_shards(workspace / EXAMPLES))
+
+
+def _contents(workspace):
+    return {path.name: path.read_bytes() for path in (workspace / EXAMPLES).iterdir()}
 
 
 def test_every_extractor_is_fitted_and_tells_how_well(fitted):
@@ -93,22 +103,24 @@ def test_each_clip_is_one_row_of_the_promised_shapes(recipe, fitted, examples):
 def test_a_row_holds_what_its_own_clip_shows_and_sounds(recipe, fitted, examples, reader):
     """Batched extraction could hand a clip its neighbour's features, and all shapes would still be right."""
     workspace, _ = fitted
-    codec = Codec.load(workspace / "models/encoders/codec")
+    codec = load_codec(workspace / "models/encoders/codec")
     examples = {row["clip_id"]: row for row in examples.to_pylist()}
     for clip in read_clips(workspace)[3:9:2]:
         waveform = reader.waveform(workspace / clip.path, 16_000, clip.start, 2.0)
         codes = codec.encode(torch.from_numpy(waveform)[None])[0].flatten().tolist()
         assert np.mean(np.array(codes) == examples[clip.clip_id]["codes"]) > 0.99  # near ties may fall either way
         pictures = motion(reader.frames(workspace / clip.path, 10.0, 64, clip.start, 2.0))
-        np.testing.assert_allclose(examples[clip.clip_id]["visual_motion"], pictures.ravel(), rtol=1e-5)
+        found = np.reshape(examples[clip.clip_id]["visual_motion"], pictures.shape)
+        np.testing.assert_allclose(found[1:], pictures[1:], rtol=1e-5)  # the first one's motion is from before the clip
 
 
 def test_extracting_again_writes_the_same_bytes(recipe, fitted, examples):
     workspace, _ = fitted
-    file = workspace / EXAMPLES / "part-00000.parquet"
-    before = file.read_bytes()
+    before = _contents(workspace)
+    assert sorted(before) == ["examples.json", "failed.csv", "part-00000.parquet", "part-00001.parquet"]
     extract.run(recipe, workspace)
-    assert file.read_bytes() == before
+    assert _contents(workspace) == before
+    assert not (workspace / PARTIAL).exists()
 
 
 def test_a_clip_whose_file_vanished_is_listed_and_the_rest_is_there(recipe, fitted, examples):
@@ -118,13 +130,13 @@ def test_a_clip_whose_file_vanished_is_listed_and_the_rest_is_there(recipe, fitt
     video = workspace / RAW / "2.mp4"
     video.rename(workspace / "elsewhere")
     try:
-        assert extract.run(recipe, workspace) == {"examples": 8, "failed": 4}
+        assert extract.run(recipe, workspace) == {"examples": 8, "failed": 4, "shards": 2, "shards_kept": 0}
     finally:
         (workspace / "elsewhere").rename(video)
     failed = read_failed(workspace / FAILED)
     assert sorted(failed) == sorted(lost)
     assert all("no such file" in reason for reason in failed.values())
-    ids = pq.ParquetFile(workspace / EXAMPLES / "part-00000.parquet").read()["clip_id"].to_pylist()
+    ids = _table(workspace)["clip_id"].to_pylist()
     assert ids == [clip_id for clip_id in examples["clip_id"].to_pylist() if clip_id not in lost]
     extract.run(recipe, workspace)
     assert len(read_examples(recipe, workspace, "train")) + len(read_examples(recipe, workspace, "holdout")) == 12
@@ -132,6 +144,9 @@ def test_a_clip_whose_file_vanished_is_listed_and_the_rest_is_there(recipe, fitt
 
 def test_a_catalogue_too_small_for_the_recipe_is_told_by_the_key(fitted):
     workspace, _ = fitted
-    for name, key in (("codec", "codec.bins"), ("semantic", "semantic_ids.clusters")):
+    for name, key, more in (
+        ("codec", "codec.bins", {}),
+        ("semantic", "semantic_ids.clusters", {"semantic_ids.sample_frames": 4096}),
+    ):
         with pytest.raises(RecipeError, match=key):
-            fit.run(name, tiny.recipe({key: 4096}), workspace)
+            fit.run(name, tiny.recipe({key: 4096} | more), workspace)

@@ -26,6 +26,7 @@ from v2meow.config.recipe import (
     CriterionConfig,
     DataConfig,
     EvaluateConfig,
+    ExtractConfig,
     MediaConfig,
     Recipe,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "DataConfig",
     "EncodecConfig",
     "EvaluateConfig",
+    "ExtractConfig",
     "FlowConfig",
     "GenerateConfig",
     "JointConfig",

@@ -37,6 +37,21 @@ class ChecksConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """How extraction is cut and spread: `batch` clips go through an extractor at once, `shard_clips` into one file.
+
+    With `workers` above 1, or where RAY_ADDRESS is set, Ray Data does the work, if it is installed: that many processes
+    for decoding and for each extractor, of which each extractor's takes `gpus` of a GPU. Else one process on this
+    machine does it; neither `workers` nor `gpus` changes what is extracted.
+    """
+
+    batch: int
+    shard_clips: int
+    workers: int
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Held-out generation: how many videos, in batches of what size, and how many permutations."""
 
@@ -61,7 +76,10 @@ class CriterionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that determines a model, given the videos."""
+    """Everything that determines a model, given the videos.
+
+    With `commercial_only`, pretrained weights whose licence does not allow commercial use are refused.
+    """
 
     name: str
     seed: int
@@ -72,10 +90,12 @@ class Recipe:
     semantic_ids: SemanticIdsConfig
     codec: CodecConfig
     joint: JointConfig
+    extract: ExtractConfig
     stages: StagesConfig
     generate: GenerateConfig
     evaluate: EvaluateConfig
     gate: tuple[CriterionConfig, ...]
+    commercial_only: bool = False
 
     def stage(self, name: StageName) -> StageConfig:
         return getattr(self.stages, name)

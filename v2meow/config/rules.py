@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator
 
-from v2meow.config.encoders import EncodecConfig, MotionConfig, TwoTowerConfig
+from v2meow.config.encoders import (
+    EncodecConfig,
+    FlowConfig,
+    MotionConfig,
+    PretrainedIdsConfig,
+    TwoTowerConfig,
+    VisualTokensConfig,
+)
 from v2meow.config.recipe import Recipe
 from v2meow.config.stages import STAGES, StageConfig, StageName
 
@@ -14,7 +21,13 @@ def inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
     broken = [(key, message) for holds, key, message in _divisor_rules(recipe) if not holds]
     if broken:  # the other rules divide by these
         return broken
-    rules = (*_data_rules(recipe), *_encoder_rules(recipe), *_stage_rules(recipe), *_gate_rules(recipe))
+    rules = (
+        *_data_rules(recipe),
+        *_encoder_rules(recipe),
+        *_extract_rules(recipe),
+        *_stage_rules(recipe),
+        *_gate_rules(recipe),
+    )
     return [(key, message) for holds, key, message in rules if not holds]
 
 
@@ -41,15 +54,46 @@ def _encoder_rules(recipe: Recipe) -> Iterator[Rule]:
     yield rate % ids.rate == 0, "semantic_ids.rate", f"must divide codec.sample_rate {rate}"
     yield recipe.codec.rate % ids.rate == 0, "semantic_ids.rate", f"must divide the codec's {recipe.codec.rate} Hz"
     yield ids.clusters > 1, "semantic_ids.clusters", "must be at least 2"
-    if isinstance(recipe.joint, TwoTowerConfig):
-        yield recipe.joint.text_buckets > 1, "joint.text_buckets", "must be at least 2"
+    enough = ids.sample_frames >= ids.clusters
+    yield enough, "semantic_ids.sample_frames", f"must be at least the {ids.clusters} clusters"
+    if isinstance(ids, PretrainedIdsConfig):
+        yield ids.layer > 0, "semantic_ids.layer", "counts from 1"
+    yield from _joint_rules(recipe)
+    yield from _visual_rules(recipe)
+
+
+def _joint_rules(recipe: Recipe) -> Iterator[Rule]:
+    joint = recipe.joint
+    if isinstance(joint, TwoTowerConfig):
+        yield joint.text_buckets > 1, "joint.text_buckets", "must be at least 2"
+        yield joint.batch > 1, "joint.batch", "must be at least 2: a pair is told from the others"
+        yield min(joint.width, joint.steps) > 0, "joint", "width and steps must be positive"
+    else:
+        yield joint.batch > 0, "joint.batch", "must be positive"
+
+
+def _visual_rules(recipe: Recipe) -> Iterator[Rule]:
     yield len(recipe.visual) > 0, "visual", "at least one extractor is needed"
     kinds = [extractor.kind for extractor in recipe.visual]
     for i, extractor in enumerate(recipe.visual):
-        yield extractor.rate > 0, f"visual[{i}].rate", "must be positive"
-        yield extractor.kind not in kinds[:i], f"visual[{i}].kind", f"{extractor.kind} is named twice"
-        if isinstance(extractor, MotionConfig):
-            yield extractor.size > 0, f"visual[{i}].size", "must be positive"
+        key = f"visual[{i}]"
+        yield extractor.kind not in kinds[:i], f"{key}.kind", f"{extractor.kind} is named twice"
+        yield extractor.rate > 0, f"{key}.rate", "must be positive"
+        whole = round(recipe.data.clip_seconds * extractor.rate, 6).is_integer()
+        yield whole, f"{key}.rate", f"must give a clip of {recipe.data.clip_seconds:g} s a whole number of rows"
+        yield extractor.size > 0, f"{key}.size", "must be positive"
+        if not isinstance(extractor, MotionConfig):
+            yield extractor.batch > 0, f"{key}.batch", "must be positive"
+        if isinstance(extractor, VisualTokensConfig):
+            yield extractor.grid > 0, f"{key}.grid", "must be positive"
+        if isinstance(extractor, FlowConfig):
+            yield from _flow_rules(extractor, key)
+
+
+def _flow_rules(flow: FlowConfig, key: str) -> Iterator[Rule]:
+    multiple = flow.rate > 0 and flow.frame_rate > 0 and round(flow.frame_rate / flow.rate, 6).is_integer()
+    yield multiple, f"{key}.frame_rate", f"must be a multiple of rate, {flow.rate:g}"
+    yield flow.window_frames >= 8, f"{key}.window_frames", "must be at least 8, what the network takes together"
 
 
 def _codec_rules(recipe: Recipe) -> Iterator[Rule]:
@@ -60,6 +104,19 @@ def _codec_rules(recipe: Recipe) -> Iterator[Rule]:
     yield codec.sample_rate % codec.hop == 0, "codec.hop", f"must divide the sample rate {codec.sample_rate}"
     yield 0 < codec.companding <= 1, "codec.companding", "must be above 0 and at most 1"
     yield codec.bins > 1 and codec.bins & (codec.bins - 1) == 0, "codec.bins", "must be a power of two"
+    yield codec.beam > 0, "codec.beam", "must be positive"
+    yield codec.adversarial_weight >= 0, "codec.adversarial_weight", "must be at least 0"
+    filters = codec.discriminator_filters > 0 or codec.adversarial_weight == 0
+    yield filters, "codec.discriminator_filters", "must be positive"
+    judged = codec.segment_seconds * codec.sample_rate - codec.hop >= 2048 or codec.adversarial_weight == 0
+    yield judged, "codec.segment_seconds", "must be longer than the discriminator's window of 2048 samples"
+
+
+def _extract_rules(recipe: Recipe) -> Iterator[Rule]:
+    extract = recipe.extract
+    for name in ("batch", "shard_clips", "workers"):
+        yield getattr(extract, name) > 0, f"extract.{name}", "must be positive"
+    yield 0 <= extract.gpus <= 1, "extract.gpus", "is a share of one GPU"
 
 
 def _stage_rules(recipe: Recipe) -> Iterator[Rule]:

@@ -159,11 +159,7 @@ def _catalogue_expectations(recipe: Recipe) -> list[Expectation]:
 
 
 def _example_expectations(recipe: Recipe) -> list[Expectation]:
-    lengths = {
-        "semantic": recipe.semantic_frames,
-        "codes": recipe.codec.levels * recipe.codec_frames,
-        "joint": recipe.joint.width,
-    }
+    lengths = {"semantic": recipe.semantic_frames, "codes": recipe.codec.levels * recipe.codec_frames}
     return [
         gxe.ExpectColumnValuesToBeUnique(column="clip_id", description="a clip has one example"),
         _equals("in_clips_table", True, "examples are of the clips table, with its video and split"),
@@ -174,11 +170,12 @@ def _example_expectations(recipe: Recipe) -> list[Expectation]:
             _equals(f"{name}_ragged", False, f"{name} has {frames} frames of one width")
             for name, frames in _visual_frames(recipe).items()
         ),
+        _between("joint_length", "joint is given", low=1),
         *(
             gxe.ExpectColumnUniqueValueCountToBeBetween(
                 column=f"{name}_length", max_value=1, description=f"{name} has one width in all examples"
             )
-            for name in _visual_frames(recipe)
+            for name in ("joint", *_visual_frames(recipe))
         ),
     ]
 

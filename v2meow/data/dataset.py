@@ -8,16 +8,16 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from v2meow.config import Recipe
 from v2meow.data.manifest import EXAMPLES, DataError, Split
+from v2meow.data.shards import read_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +61,24 @@ def schema(recipe: Recipe) -> pa.Schema:
 
 
 def read_examples(recipe: Recipe, workspace: Path, split: Split) -> Examples:
-    """The examples of a split. DataError when there are none."""
-    files = sorted((workspace / EXAMPLES).glob("*.parquet"))
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        table = pq.ParquetFile(file).read()
-        rows += [row for row in table.to_pylist() if row["split"] == split]
-    if not rows:
+    """The examples of a split. DataError when there are none, or files are not those that were extracted."""
+    tables = [table.filter(pc.field("split") == split) for table in read_shards(workspace / EXAMPLES)]
+    clip_ids = [clip_id for table in tables for clip_id in table["clip_id"].to_pylist()]
+    if not clip_ids:
         raise DataError(f"no {split} examples in {workspace / EXAMPLES}: run `v2meow extract` first")
-    rows.sort(key=lambda row: row["clip_id"])
+    rows = np.argsort(clip_ids)
+
+    def text(name: str) -> list[str]:
+        found = [value for table in tables for value in table[name].to_pylist()]
+        return [found[row] for row in rows]
 
     def column(name: str, dtype: type) -> Tensor:
-        return torch.from_numpy(np.array([row[name] for row in rows], dtype))
+        """[N, values] of a column of lists, without a Python object for each number."""
+        chunks = [chunk.flatten().to_numpy() for table in tables for chunk in table[name].chunks]
+        return torch.from_numpy(np.concatenate(chunks, dtype=dtype).reshape(len(rows), -1)[rows])
 
     return Examples(
-        **{name: [row[name] for row in rows] for name in ("clip_id", "video_id", "caption", "attributes")},
+        **{name: text(name) for name in ("clip_id", "video_id", "caption", "attributes")},
         semantic=column("semantic", np.int64)[:, None],
         codes=column("codes", np.int64).unflatten(1, (recipe.codec.levels, -1)),
         visual=tuple(
