@@ -49,6 +49,7 @@ def test_every_step_leaves_what_the_next_person_looks_for(trained):
     assert metrics["videos"] >= 3
     assert {"tempo", "mode", "timbre", "energy"} == set(metrics["planted"])
     assert all(found["count"] == metrics["videos"] for found in metrics["planted"].values())
+    assert 0 <= metrics["contradicted"]["prompt"] + metrics["contradicted"]["picture"] <= 1
     assert metrics["planted"]["energy"]["ceiling"] > 0.5  # even this codec keeps the level
     assert (trained / "models/bundle/MODEL_CARD.md").is_file()
     v2meow("report", cwd=trained)

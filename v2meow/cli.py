@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from v2meow.cli_assets import app as assets_app
 from v2meow.cli_models import WorkspaceOption, chosen_workspace
 from v2meow.cli_models import app as models_app
 from v2meow.config import STAGES
@@ -45,9 +46,18 @@ A NAME.json beside NAME.mp4 may say {"caption": "slow piano at dusk"}.
 A model that passed its gate goes through staging to production: v2meow models.
 """,
 )
+_EXTRAS = {  # of the packages that not every installation has
+    "boto3": "s3",
+    "cv2": "extractors",
+    "open_clip": "extractors",
+    "ray": "cluster",
+    "torchvision": "extractors",
+    "transformers": "extractors",
+}
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 _PROJECT, _STEPS, _MODELS = "Projects", "Steps, as `v2meow run` runs them", "Models and music"
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
+app.add_typer(assets_app, name="assets", rich_help_panel=_MODELS)
 
 
 class Encoder(StrEnum):
@@ -73,7 +83,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("v2meow"):
             raise
-        _fail(f"{error.name} is not installed: this command needs v2meow's extra `pipeline`, v2meow[pipeline]")
+        extra = _EXTRAS.get(str(error.name).split(".")[0], "pipeline")
+        _fail(f"{error.name} is not installed: this needs v2meow's extra `{extra}`, v2meow[{extra}]")
     except Exception as error:
         if not _is_for_people(error):
             raise
@@ -246,12 +257,14 @@ def generate(
 
 def _step(module: str, function: str, folder: Path | None, *names: str) -> None:
     """Run one step in the workspace and print its figures. It ends when whoever drives the workspace dies."""
+    from v2meow import assets
     from v2meow.config import load_recipe
     from v2meow.workspace import watch_owner
 
     watch_owner()
     place = chosen_workspace(folder)
     recipe = load_recipe(place / "recipe.yaml")
+    assets.check_licences(recipe, place / assets.DECLARATIONS)
     _print_figures(getattr(import_module(module), function)(*names, recipe, place))
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MODEL_NAME = "v2meow"  # what a workspace's model is called in its own registry
 BUNDLE = Path("models/bundle")
 VERDICT = Path("reports/verdict.json")
+SHIPPED = Path(__file__).parent / "shipped"  # bundles that come with the package, by name
 _NAME_ONE = "give --model DIR or NAME@STAGE"
 
 
@@ -48,16 +49,21 @@ def register(place: Path, name: str = MODEL_NAME) -> "Version":
 def find_model(model: str | None, place: Path | None) -> Path:
     """The verified bundle to generate with: `model` when given, else what the workspace promoted or made last.
 
-    `model` is a bundle's folder, or NAME@STAGE in the registry of the workspace, the nearest one if
-    `place` is None. Raises BundleError, RegistryError, or WorkspaceError saying how to get a model.
+    `model` is a bundle's folder, the name of one that comes with the package, or NAME@STAGE in the registry of the
+    workspace, the nearest one if `place` is None. Outside of any workspace it is `nano`, which comes with the package.
+    Raises BundleError, RegistryError, or WorkspaceError saying how to get a model.
     """
     if model and "@" not in model:
-        bundle.verify(Path(model))
-        return Path(model)
+        folder = SHIPPED / model if (SHIPPED / model).is_dir() and not Path(model).is_dir() else Path(model)
+        bundle.verify(folder)
+        return folder
     try:
         place = place or workspace.find(Path.cwd())
     except workspace.WorkspaceError as error:
-        raise workspace.WorkspaceError(f"no model: run `v2meow demo`, or {_NAME_ONE} ({error})") from None
+        if model:
+            raise workspace.WorkspaceError(f"no registry: {_NAME_ONE} of a workspace ({error})") from None
+        bundle.verify(SHIPPED / "nano")
+        return SHIPPED / "nano"
     return registry(place).resolve(model) if model else _model_of(place)
 
 

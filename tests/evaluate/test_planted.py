@@ -71,3 +71,22 @@ def test_factors_are_none_when_one_clip_plants_nothing():
     assert planted.factors_of([whole, whole]) == [factors, factors]
     assert planted.factors_of([whole, "{}"]) is None
     assert planted.factors_of([whole, '{"tempo": 90.0, "mood": "dark"}']) is None
+
+
+def test_a_contradicting_prompt_says_another_timbre_and_nothing_else_that_is_new(unseen):
+    _, factors = unseen
+    prompts, told = planted.contradict(factors, seed=0)
+    assert {prompt for prompt in prompts if any(timbre in prompt for timbre in synthetic.TIMBRES)} == set(prompts)
+    for prompt, asked, seen in zip(prompts, told, factors, strict=True):
+        assert asked.timbre in prompt and seen.timbre not in prompt and seen.mode in prompt
+        assert (asked.tempo, asked.mode, asked.energy) == (seen.tempo, seen.mode, seen.energy)
+    assert {factor.timbre for factor in told} == set(synthetic.TIMBRES)
+
+
+def test_what_follows_the_prompt_and_what_follows_the_picture_are_told_apart(listener, unseen):
+    """Of music that has the picture's timbre, none follows a prompt that asks for another."""
+    music, factors = unseen
+    _, told = planted.contradict(factors, seed=0)
+    shares = planted.followed(listener, music, factors, told)
+    assert shares["picture"] >= 0.9 and shares["prompt"] <= 0.1
+    assert planted.followed(listener, music, told, factors)["prompt"] == shares["picture"]

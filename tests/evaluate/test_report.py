@@ -32,8 +32,18 @@ METRICS = {
         "timbre": {"right": 0.6, "wrong": 0.2, "ceiling": 1.0, "p_value": 0.0004, "count": 34},
         "tempo": {"right": 0.26, "wrong": 0.23, "ceiling": 0.94, "p_value": 0.4, "count": 34},
     },
+    "contradicted": {"prompt": 0.71, "picture": 0.18},
 }
-JOINT = {"pairs": 412, "recall_at_1": 0.59, "recall_at_10": 1.0, "chance_at_1": 0.03}
+JOINT = {
+    "pairs": 412,
+    "follows_text": True,
+    "recall_at_1": 0.59,
+    "recall_at_10": 1.0,
+    "chance_at_1": 0.03,
+    "text_recall_at_1": 0.52,
+    "text_recall_at_10": 0.98,
+    "text_chance_at_1": 0.04,
+}
 CODEC = {"kilobits_per_second": 3.2, "si_sdr_db": 8.3, "mel_distance": 0.45, "codebook_use": 0.67}
 
 
@@ -156,7 +166,7 @@ def test_the_page_says_everything_that_was_measured(workspace):
         "a slow bell timbre bell",
         "1,522,048 parameters",
         "SI-SDR 8.3 dB",
-        "59% of held-out captions",
+        "59% of held-out music",
         "clipped 0.5%",
         "6 to train on, 2 held out",
         "data/raw/notes.txt not a video",
@@ -220,7 +230,11 @@ def test_missing_parts_are_said_in_a_line_each(measured):
 
 @pytest.mark.parametrize(
     ("figures", "said"),
-    [({"pairs": 0}, "No captions to learn from"), ({"pairs": 9, "curve": []}, "No held-out captions")],
+    [
+        ({"pairs": 0, "follows_text": False}, "No captions to learn from"),
+        ({"pairs": 0, "follows_text": True}, "nothing was learnt here"),
+        ({"pairs": 9, "curve": []}, "No held-out captions"),
+    ],
 )
 def test_a_catalogue_with_few_captions_has_a_report(workspace, figures, said):
     write_json(workspace / "models/encoders/joint/metrics.json", figures)

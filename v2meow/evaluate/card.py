@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from v2meow.config import STAGES, load_recipe
 from v2meow.data.manifest import read_clips
@@ -32,7 +33,7 @@ def write(workspace: Path) -> str:
     models, clips = workspace / "models", read_clips(workspace)
     figures = {name: read_json(models / name / METRICS) for name in STAGES}
     splits = Counter({clip.video_id: clip.split for clip in clips}.values())
-    pairs = read_json(models / "encoders" / "joint" / METRICS)["pairs"]
+    joint = read_json(models / "encoders" / "joint" / METRICS)
     return _CARD.format(
         recipe=recipe.name,
         stages="\n".join(
@@ -44,5 +45,11 @@ def write(workspace: Path) -> str:
         seconds=recipe.data.clip_seconds,
         sample_rate=recipe.codec.sample_rate,
         kilobits=read_json(models / "encoders" / "codec" / METRICS)["kilobits_per_second"],
-        text=f"yes, learnt from {pairs} captions" if pairs else "no, the catalogue had no captions",
+        text=_follows_text(joint),
     )
+
+
+def _follows_text(joint: dict[str, Any]) -> str:
+    if joint["pairs"]:
+        return f"yes, learnt from {joint['pairs']} captions"
+    return "yes, by a pretrained model" if joint["follows_text"] else "no, the catalogue had no captions"

@@ -5,13 +5,13 @@ with wrong videos, and with its ceiling: what it finds in the real soundtracks a
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from v2meow.data.synthetic import Factors, read_factors
+from v2meow.data.synthetic import TIMBRES, Factors, caption, read_factors
 from v2meow.evaluate import listen
 from v2meow.evaluate.agreement import correlation_scores, equal_scores, permutation_test, tempo_scores
 
@@ -31,9 +31,13 @@ class Listener:
         self.sample_rate = sample_rate
         self._timbre = listen.fit_timbre(waveforms, [factor.timbre for factor in factors], sample_rate)
 
+    def timbres(self, waveforms: Tensor) -> list[str]:
+        """The timbre heard in each of [N, T]."""
+        return list(self._timbre.predict(listen.timbre_features(waveforms, self.sample_rate)))
+
     def scores(self, waveforms: Tensor, factors: list[Factors]) -> dict[str, np.ndarray]:
         """For each factor, how well music i [N, T] goes with video j: [N, N]."""
-        timbres = list(self._timbre.predict(listen.timbre_features(waveforms, self.sample_rate)))
+        timbres = self.timbres(waveforms)
         energies = np.array([factor.energy for factor in factors])
         tempi = np.array([factor.tempo for factor in factors])
         return {
@@ -52,4 +56,23 @@ def measure(
     return {
         name: asdict(permutation_test(scores, permutations, seed)) | {"ceiling": float(np.diag(ceilings[name]).mean())}
         for name, scores in listener.scores(generated, factors).items()
+    }
+
+
+def contradict(factors: list[Factors], seed: int) -> tuple[list[str], list[Factors]]:
+    """For each video a caption that fits it but for the timbre, and the factors that the caption tells."""
+    random = np.random.default_rng(seed)
+    told = [
+        replace(factor, timbre=TIMBRES[(TIMBRES.index(factor.timbre) + 1 + row % 3) % len(TIMBRES)])
+        for row, factor in enumerate(factors)
+    ]
+    return [caption(factor, random) for factor in told], told
+
+
+def followed(listener: Listener, prompted: Tensor, seen: list[Factors], told: list[Factors]) -> dict[str, float]:
+    """Of music [N, T] made for contradicting prompts, the shares with the prompt's timbre and with the picture's."""
+    heard = listener.timbres(prompted)
+    return {
+        "prompt": sum(found == factor.timbre for found, factor in zip(heard, told, strict=True)) / len(told),
+        "picture": sum(found == factor.timbre for found, factor in zip(heard, seen, strict=True)) / len(seen),
     }

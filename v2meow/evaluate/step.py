@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from v2meow import bundle
+from v2meow import bundle, weights
 from v2meow.config import STAGES, Recipe
 from v2meow.data.dataset import Examples, read_examples
 from v2meow.evaluate import card, listen, planted
@@ -24,6 +25,7 @@ from v2meow.train.batches import held_out_batches, make_batch
 from v2meow.train.loop import held_out_loss, loss_of
 from v2meow.weights import METRICS
 
+_ENCODERS = ("encoders/codec", "encoders/semantic", "encoders/joint")
 _SAMPLES = 8  # pairs of real and generated music kept to listen to
 _LISTENER_CLIPS = 256  # training clips that the timbre classifier is fitted on
 
@@ -46,7 +48,7 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
         "codec": _figures(folder / "encoders" / "codec"),
         "joint": _figures(folder / "encoders" / "joint"),
         "level": _level_agreement(recipe, generated, real),
-        "planted": _planted(recipe, workspace, cascade, examples, generated, real),
+        **_planted(recipe, workspace, cascade, examples, generated, real),
     }
     write_samples(workspace / REPORTS / "samples", recipe, examples, generated, real)
     write_json(workspace / REPORTS / "metrics.json", metrics)
@@ -54,13 +56,15 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
 
 
 def assemble(workspace: Path, folder: Path) -> None:
-    """Put the three stages, the extractors, the recipe and a model card into one bundle."""
-    models = workspace / "models"
-    with atomic_folder(models / "card") as scratch:
+    """Put the three stages, the extractors, the recipe and a model card into one bundle, weights in float16."""
+    models, names = workspace / "models", (*STAGES, *_ENCODERS)
+    with TemporaryDirectory(dir=models, prefix=".halved.") as name:
+        scratch = Path(name)
+        for name in names:
+            weights.halve(models / name, scratch / name)
         (scratch / "MODEL_CARD.md").write_text(card.write(workspace))
-        parts = {name: models / name for name in STAGES} | {"encoders": models / "encoders"}
-        parts |= {"recipe.yaml": workspace / "recipe.yaml", "MODEL_CARD.md": scratch / "MODEL_CARD.md"}
-        bundle.assemble(parts, folder)
+        parts = {name: scratch / name for name in (*names, "MODEL_CARD.md")}
+        bundle.assemble(parts | {"recipe.yaml": workspace / "recipe.yaml"}, folder)
 
 
 def first_clips(examples: Examples, count: int) -> Examples:
@@ -71,14 +75,15 @@ def first_clips(examples: Examples, count: int) -> Examples:
     return examples.select(list(first.values())[:count])
 
 
-def score(cascade: Cascade, examples: Examples, batch: int) -> Tensor:
-    """Music [N, T] for the pictures of `examples`, without a prompt, with the row number as seed."""
+def score(cascade: Cascade, examples: Examples, batch: int, prompts: list[str] | None = None) -> Tensor:
+    """Music [N, T] for the pictures of `examples`, without or with a prompt each, with the row number as seed."""
     seconds = cascade.recipe.data.clip_seconds
+    joint = torch.stack([cascade.embed_prompt(prompt) for prompt in prompts]) if prompts else None
     made = []
     with progress("score held-out videos", len(examples)) as bar:
         for rows in torch.arange(len(examples)).split(batch):
             visual = tuple(features[rows] for features in examples.visual)
-            made.append(cascade.generate(visual, None, seconds, rows.tolist()))
+            made.append(cascade.generate(visual, None if joint is None else joint[rows], seconds, rows.tolist()))
             bar.advance(len(rows))
     return torch.cat(made)
 
@@ -155,20 +160,25 @@ def _level_agreement(recipe: Recipe, generated: Tensor, real: Tensor) -> dict[st
 
 def _planted(
     recipe: Recipe, workspace: Path, cascade: Cascade, examples: Examples, generated: Tensor, real: Tensor
-) -> dict[str, Any] | None:
-    """Planted-truth measures, or None where the catalogue plants nothing or too little to test."""
-    factors = planted.factors_of(examples.attributes)
+) -> dict[str, Any]:
+    """Planted-truth measures of the picture and of the prompt; Nones where the catalogue plants too little to test."""
+    factors, nothing = planted.factors_of(examples.attributes), {"planted": None, "contradicted": None}
     if factors is None or len(examples) < 3:
-        return None
+        return nothing
     train = read_examples(recipe, workspace, "train")
     train = train.select(list(range(0, len(train), max(1, len(train) // _LISTENER_CLIPS))))
     taught = planted.factors_of(train.attributes)
     if taught is None:
-        return None
+        return nothing
     heard = torch.cat([cascade.codec.decode(codes) for codes in train.codes.split(32)])
     listener = planted.Listener(heard, taught, recipe.codec.sample_rate)
     permutations, seed = recipe.evaluate.permutations, recipe.seed
-    return planted.measure(listener, generated, real, factors, permutations=permutations, seed=seed)
+    prompts, told = planted.contradict(factors, seed)
+    prompted = score(cascade, examples, recipe.evaluate.batch, prompts)
+    return {
+        "planted": planted.measure(listener, generated, real, factors, permutations=permutations, seed=seed),
+        "contradicted": planted.followed(listener, prompted, factors, told),
+    }
 
 
 def write_samples(folder: Path, recipe: Recipe, examples: Examples, generated: Tensor, real: Tensor) -> None:
@@ -205,4 +215,7 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     for name, found in (metrics["planted"] or {}).items():
         text = "{right:.2f} with the right video, {wrong:.2f} with wrong ones, p = {p_value:.2g}"
         figures[name] = text.format(**found)
+    if metrics["contradicted"]:
+        text = "{prompt:.2f} have the timbre of a contradicting prompt, {picture:.2f} that of the picture"
+        figures["prompt"] = text.format(**metrics["contradicted"])
     return figures

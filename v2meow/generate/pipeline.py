@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from v2meow import bundle
+from v2meow import assets, bundle
 from v2meow.config import STAGES, Recipe, StageName, load_recipe
-from v2meow.encoders.codec import Codec
-from v2meow.encoders.joint import TwoTower
-from v2meow.encoders.semantic import SemanticIds
+from v2meow.encoders.codec import load_codec
+from v2meow.encoders.joint import load_joint
+from v2meow.encoders.semantic import load_semantic
 from v2meow.files import read_json
 from v2meow.generate.engine import Engine
 from v2meow.generate.guidance import guidance_rows
@@ -37,18 +37,22 @@ class Cascade:
     """The three stages, the codec and the text tower of one bundle. Load it once, use it often."""
 
     def __init__(self, folder: Path, *, pieces: int = 1) -> None:
-        """Load a bundle folder for `pieces` at once; more wait. BundleError when a file is missing or changed."""
+        """Load a bundle folder for `pieces` at once; more wait. BundleError when a file is missing or changed.
+
+        AssetError when its recipe names pretrained weights that are not here, or that it may not use.
+        """
         self.bundle = bundle.verify(folder)
         self.recipe: Recipe = load_recipe(folder / "recipe.yaml")
+        assets.check_licences(self.recipe)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.engines: dict[StageName, Engine | ParallelEngine] = {
             name: self._engine(name, folder, pieces) for name in STAGES
         }
-        self.codec = Codec.load(folder / "encoders" / "codec")
-        self.ids = SemanticIds.load(folder / "encoders" / "semantic")
-        self.joint = TwoTower.load(folder / "encoders" / "joint")
+        self.codec = load_codec(folder / "encoders" / "codec")
+        self.ids = load_semantic(folder / "encoders" / "semantic")
+        self.joint = load_joint(folder / "encoders" / "joint")
         self._asked: dict[StageName, dict[int, tuple[Piece, Window]]] = {name: {} for name in STAGES}
-        self.follows_text = bool(read_json(folder / "encoders" / "joint" / METRICS)["pairs"])
+        self.follows_text = bool(read_json(folder / "encoders" / "joint" / METRICS)["follows_text"])
 
     def _engine(self, name: StageName, folder: Path, pieces: int) -> Engine | ParallelEngine:
         model = load_stage(folder / name).to(self.device)
