@@ -4,7 +4,9 @@ Runs with torch alone, but for the peer.
 """
 
 import argparse
+import dataclasses
 import gc
+import math
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +18,11 @@ import torch
 from torch import nn
 
 from benchmarks import measure, peers
-from v2meow.config import SamplingConfig
+from v2meow.config import STAGES, SamplingConfig, load_recipe, recipe_path
 from v2meow.generate.engine import Engine
 from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request
-from v2meow.model.lm import Conditions, StageSpec, Stream, TokenLM, VisualInput
+from v2meow.model.lm import Conditions, StageSpec, Stream, TokenLM, VisualInput, stage_spec
 from v2meow.model.patterns import UNKNOWN
 
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
@@ -49,7 +51,8 @@ positions by cross-attention, and top-k 250; weights are random. int8 is compare
 
 More rows: `growth` (750 steps: median of the last fifth over that of the first), `staggered` (8 requests that come
 one after the other: time over that of 8 at once), `memory` (what an engine adds to the process over its weights and
-cache).
+cache), `piece` (10 s of music by three stages of the paper recipe, one after the other, in layout delay and the lowest
+precision that the device has).
 
   uv run --extra extractors python -m benchmarks.decode --json
   uv run python -m benchmarks.decode --alone --case 4x256 --batch 1
@@ -75,6 +78,7 @@ MORE = {
     "growth": lambda: growth(CASES[2]),
     "staggered": lambda: staggered(CASES[2]),
     "memory": lambda: memory(CASES[1]),
+    "piece": lambda: piece("int8" if measure.device().type == "cpu" else "bfloat16"),
 }
 
 
@@ -292,6 +296,45 @@ def memory(case: Case, batch: int = 8, frames: int = 500) -> dict[str, Any]:
         "cache_mib": cache / 2**20,
         "ratio": held / (weights + cache),
     }
+
+
+def piece(precision: Precision, seconds: float = 10.0) -> dict[str, Any]:
+    """Seconds that each stage of the paper recipe takes for a piece, guided; the fine stage's windows go together."""
+    recipe = load_recipe(recipe_path("paper"))
+    taken = {}
+    for name in STAGES:
+        spec = stage_spec(recipe, name, visual_widths=(768, 1024), joint_width=512)
+        model = TokenLM(dataclasses.replace(spec, layout="delay", dropout=0.0)).to(measure.device())
+        window = min(recipe.stage(name).window_seconds, seconds)
+        requests = [_of_stage(model, window, seed) for seed in range(math.ceil(seconds / window))]
+        rows = sum(len(request.rows(model.spec, recipe.sampling(name))) for request in requests)
+        engine = Engine(model, recipe.sampling(name), rows=rows, seconds=window, precision=precision)
+        taken[name] = measure.timed(lambda engine=engine, requests=requests: _finish(engine, requests))
+        del model, engine
+        gc.collect()
+    figures = {f"{name}_s": seconds_taken for name, seconds_taken in taken.items()}
+    total = sum(taken.values())
+    return {"bench": "piece", "precision": precision, "seconds": seconds, **figures, "real_time": seconds / total}
+
+
+def _of_stage(model: TokenLM, seconds: float, seed: int) -> Request:
+    """A request for a whole window with random conditions."""
+    spec, random = model.spec, torch.Generator().manual_seed(seed)
+    visual = tuple(torch.randn(1, round(seconds * v.rate), v.width, generator=random) for v in spec.visual)
+    joint = torch.randn(1, spec.joint_width, generator=random) if spec.joint_width else None
+    prefix = None
+    if spec.prefix:
+        shape = (1, spec.prefix.levels, round(seconds * spec.prefix.rate))
+        prefix = torch.randint(0, spec.prefix.bins, shape, generator=random)
+    codes = torch.full((spec.target.levels, round(seconds * spec.target.rate)), UNKNOWN)
+    return Request(Conditions(visual, joint, prefix), codes, seed)
+
+
+def _finish(engine: Engine, requests: list[Request]) -> None:
+    for each in requests:
+        engine.submit(each)
+    while engine.busy:
+        engine.step()
 
 
 def _resident() -> float:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from disks import small_disk
+from safetensors.torch import load_file
 from torch import nn
 
-from v2meow.weights import ModelError, load_into, read_config, save
+from v2meow.weights import ModelError, halve, load_into, read_config, save
 
 
 def _linear(seed: int = 0, width: int = 3) -> nn.Linear:
@@ -31,6 +32,30 @@ def test_saving_the_same_twice_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / name, _linear(), {}, {})
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_halved_weights_load_as_before_and_what_does_not_fit_stays(tmp_path):
+    """Half of the size for a difference that nobody hears; infinities would be silence."""
+    big = _linear()
+    with torch.no_grad():
+        big.bias.fill_(1e6)
+    save(tmp_path / "model", big, {"width": 3}, {"loss": 1.5})
+    halve(tmp_path / "model", tmp_path / "half")
+    stored = load_file(tmp_path / "half/model.safetensors")
+    assert stored["weight"].dtype == torch.float16 and stored["bias"].dtype == torch.float32
+    other = _linear(seed=1)
+    load_into(other, tmp_path / "half")
+    torch.testing.assert_close(other.weight, big.weight, rtol=1e-3, atol=0)
+    assert torch.equal(other.bias, big.bias) and other.weight.dtype == torch.float32
+    assert read_config(tmp_path / "half") == {"width": 3} and (tmp_path / "half/metrics.json").is_file()
+
+
+def test_damaged_weights_cannot_be_halved(tmp_path):
+    save(tmp_path / "model", _linear(), {}, {})
+    (tmp_path / "model/model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing or damaged"):
+        halve(tmp_path / "model", tmp_path / "half")
+    assert not (tmp_path / "half").exists()
 
 
 def test_weights_of_another_shape_or_another_name_are_refused(tmp_path):

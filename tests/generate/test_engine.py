@@ -12,6 +12,7 @@ from v2meow.config import STAGES, SamplingConfig
 from v2meow.generate.engine import Engine
 from v2meow.generate.graphs import round_up
 from v2meow.generate.guidance import guidance_rows
+from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request
 from v2meow.generate.state import Extent, State
 from v2meow.model.lm import Conditions, TokenLM
@@ -45,7 +46,7 @@ def _requests(given: Conditions, known: torch.Tensor, seeds) -> list[Request]:
     return [Request(_row(given, row), known[row], seed) for row, seed in enumerate(seeds)]
 
 
-def _engine(model: TokenLM, config: SamplingConfig = SAMPLED, rows=24, precision="float32") -> Engine:
+def _engine(model: TokenLM, config: SamplingConfig = SAMPLED, rows=24, precision: Precision = "float32") -> Engine:
     return Engine(deepcopy(model), config, rows=rows, seconds=2 * SECONDS, precision=precision)
 
 

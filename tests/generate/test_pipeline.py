@@ -24,7 +24,7 @@ from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.pipeline import Cascade, PromptError
 from v2meow.generate.request import Request
 from v2meow.generate.takes import agreement
-from v2meow.media import MediaError, Reader, Reader, read_wav, write_video, write_wav
+from v2meow.media import MediaError, Reader, read_wav, write_video, write_wav
 from v2meow.model.io import save_stage
 from v2meow.model.lm import Conditions
 from v2meow.model.patterns import UNKNOWN

@@ -73,5 +73,5 @@ class NativeState(State):
 
 
 def _query_biases(model: TokenLM) -> Tensor:
-    biases = [block.cross.query.bias for block in model.blocks if block.cross]  # type: ignore
+    biases: list[Tensor] = [block.cross.query.bias for block in model.blocks if block.cross]  # type: ignore
     return torch.stack(biases) if biases else torch.zeros(0, 0)
