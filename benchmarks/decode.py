@@ -26,9 +26,7 @@ from v2meow.model.lm import Conditions, StageSpec, Stream, TokenLM, VisualInput,
 from v2meow.model.patterns import UNKNOWN
 
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
-SAMPLING = SamplingConfig(
-    temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=peers.GUIDANCE
-)
+SAMPLING = SamplingConfig(temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=1.0)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}  # of the peers
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -173,11 +171,10 @@ def our_engine(case: Case, batch: int, precision: Precision, frames: int) -> Eng
 
 
 def request(frames: int, seed: int) -> Request:
-    """Codes for random pictures and text; with one guidance scale for both, two rows."""
+    """Codes for random pictures and no text: with guidance, two rows."""
     random = torch.Generator().manual_seed(seed)
     visual = torch.randn(1, CONDITIONS - 1, CONDITION_WIDTH, generator=random)
-    given = Conditions((visual,), torch.randn(1, CONDITION_WIDTH, generator=random))
-    return Request(given, torch.full((peers.CODEBOOKS, frames), UNKNOWN), seed)
+    return Request(Conditions((visual,)), torch.full((peers.CODEBOOKS, frames), UNKNOWN), seed)
 
 
 def _our_window(case: Case, batch: int, precision: Precision) -> Callable[[], object]:

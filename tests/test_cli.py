@@ -124,7 +124,9 @@ def test_a_failed_step_shows_its_own_reason_once(fresh):
 
 
 def test_generate_without_a_model_says_how_to_get_one(tmp_path, fresh):
-    assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", cwd=tmp_path), "no model", "v2meow demo")
+    assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", cwd=tmp_path), "a.mp4")  # the shipped one will do
+    staged = v2meow("generate", "a.mp4", "-o", "b.mp4", "--model", "tune@staging", cwd=tmp_path)
+    assert_one_error_line(staged, "no registry", "--model DIR or NAME@STAGE")
     assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", cwd=fresh), "no model", "v2meow run")
     assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", "--model", "nowhere"), "nowhere")
     unknown = v2meow("generate", "a.mp4", "-o", "b.mp4", "--model", "tune@production", cwd=fresh)

@@ -186,7 +186,10 @@ def fit(encoder: Encoder, folder: WorkspaceOption = None) -> None:
 
 @app.command(rich_help_panel=_STEPS)
 def extract(folder: WorkspaceOption = None) -> None:
-    """Turn every clip into features and ids."""
+    """Turn every clip into features and ids.
+
+    In this process, or by Ray Data where the recipe's extract.workers is above 1 or RAY_ADDRESS is set.
+    """
     _step("v2meow.data.extract", "run", folder)
 
 
@@ -221,7 +224,10 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="What the music should be like.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="DIR|NAME@STAGE", help="Default: the workspace's production, staging or latest model."),
+        typer.Option(
+            metavar="DIR|NAME@STAGE|nano",
+            help="Default: the workspace's production, staging or latest model, else nano, which comes along.",
+        ),
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the video.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other music.")] = 0,

@@ -74,9 +74,10 @@ def _guided(model: TokenLM, given: Conditions, codes: torch.Tensor, config: Samp
 
     if not given.visual:
         return model(codes, given)
-    guided = logits(False, False) + config.guide_video * (logits(True, False) - logits(False, False))
+    nothing = logits(False, False)
+    guided = logits(True, True) + (config.guide_video - 1) * (logits(True, False) - nothing)
     if given.joint is not None:
-        guided = guided + config.guide_text * (logits(True, True) - logits(True, False))
+        guided = guided + (config.guide_text - 1) * (logits(False, True) - nothing)
     return guided
 
 
@@ -115,14 +116,22 @@ def test_rows_that_are_left_out_would_have_changed_nothing(scales, prompt):
 @pytest.mark.parametrize("has_video", [True, False])
 @pytest.mark.parametrize("has_text", [True, False])
 def test_guidance_weights_are_those_of_the_formula(has_video, has_text):
-    """none + guide_video (video - none) + guide_text (both - video), where a condition that is absent adds nothing."""
+    """both + (guide_video - 1) (video - none) + (guide_text - 1) (text - none); an absent condition adds nothing."""
+    none, video, text, both = 1.0, 10.0, 100.0, 1000.0
     for video_scale, text_scale in itertools.product((0.0, 0.5, 1.0, 2.0), repeat=2):
         config = replace(SAMPLED, guide_video=video_scale, guide_text=text_scale)
         rows = guidance_rows(config, has_video=has_video, has_text=has_text)
-        none, video, both = 1.0, 10.0 if has_video else 1.0, 100.0 if has_text else 10.0 if has_video else 1.0
-        expected = none + video_scale * (video - none) + text_scale * (both - video)
-        value = {(True, True): both, (True, False): video, (False, False): none}
-        assert sum(row.weight * value[row.video, row.text] for row in rows) == pytest.approx(expected)
+        if has_video and has_text:
+            expected = both + (video_scale - 1) * (video - none) + (text_scale - 1) * (text - none)
+        elif has_video or has_text:
+            only, scale = (video, video_scale) if has_video else (text, text_scale)
+            expected = none + scale * (only - none)
+        else:
+            expected = none
+        kept = {(row.video and has_video, row.text and has_text): row.weight for row in rows}
+        value = {(True, True): both, (True, False): video, (False, True): text, (False, False): none}
+        assert len(kept) == len(rows)
+        assert sum(weight * value[key] for key, weight in kept.items()) == pytest.approx(expected)
         assert all(row.weight for row in rows)
     assert len(guidance_rows(replace(SAMPLED, guide_video=1.0, guide_text=1.0), has_video=True, has_text=has_text)) == 1
 

@@ -8,7 +8,7 @@ import torch
 from v2meow.config import SamplingConfig
 from v2meow.model.lm import Conditions
 
-COPIES = 3  # of a request, at most
+COPIES = 4  # of a request, at most
 
 
 class GuidanceRow(NamedTuple):
@@ -20,17 +20,21 @@ class GuidanceRow(NamedTuple):
 
 
 def guidance_rows(config: SamplingConfig, *, has_video: bool, has_text: bool) -> list[GuidanceRow]:
-    """Rows whose weighted logits are  none + guide_video (video - none) + guide_text (both - video).
+    """Rows whose weighted logits are  both + (guide_video - 1) (video - none) + (guide_text - 1) (text - none).
 
-    Two scales as in InstructPix2Pix (arXiv 2211.09800, equation 3); rows of weight 0 are left out, so
-    scales of 1 cost nothing. The weights add up to 1.
+    What each condition changes is measured where the other is absent, so that a prompt which contradicts the picture
+    can win: beside the picture, the model has learnt to expect nothing new of it. (InstructPix2Pix, arXiv
+    2211.09800, measures the second beside the first.) Rows of weight 0 are left out, so scales of 1 cost nothing.
+    The weights add up to 1.
     """
-    video = config.guide_video if has_video else 0.0
-    text = config.guide_text if has_text else 0.0
+    video = config.guide_video - 1 if has_video else 0.0
+    text = config.guide_text - 1 if has_text else 0.0
+    alone = has_video != has_text  # then the only condition is both
     rows = [
-        GuidanceRow(True, True, text),
-        GuidanceRow(True, False, video - text if has_video else 0.0),
-        GuidanceRow(False, False, 1 - video if has_video else 1 - text),
+        GuidanceRow(True, True, 1 + video + text if alone else 1.0),
+        GuidanceRow(True, False, 0.0 if alone else video),
+        GuidanceRow(False, True, 0.0 if alone else text),
+        GuidanceRow(False, False, -video - text),
     ]
     return [row for row in rows if row.weight != 0]
 
