@@ -1,8 +1,9 @@
 """A bundle: the one folder that is evaluated, registered and served, and the hash that names it.
 
-It holds `semantic/ coarse/ fine/` (the stages), `encoders/{codec,semantic,joint}/`, `recipe.yaml`,
-`MODEL_CARD.md` and `bundle.json` = {"format": 1, "files": {path in the bundle: SHA-256}}. Knows
-nothing of what those files mean: that a bundle works is shown by the gate's verdict on its hash.
+It holds `semantic/ coarse/ fine/` (the stages), `encoders/{codec,semantic,joint}/`, `encoders/visual.json` where
+pretrained visual extractors are used, `recipe.yaml`, `MODEL_CARD.md` and `bundle.json` =
+{"format": 1, "files": {path in the bundle: SHA-256}}. Knows nothing of what those files mean: that a bundle works is
+shown by the gate's verdict on its hash.
 """
 
 import hashlib

@@ -16,6 +16,7 @@ import torchaudio
 from torch import Tensor
 
 from v2meow import assets, weights
+from v2meow.encoders.published import check_asset
 from v2meow.weights import CONFIG, ModelError
 
 Config = TypeVar("Config")
@@ -64,17 +65,6 @@ def read_description(folder: Path, kinds: Mapping[str, type[Config]]) -> tuple[C
         config = kinds[kind](**values)
     except TypeError as error:
         raise ModelError(f"{path} does not describe an encoder of kind {kind}: {error}") from error
-    _check_asset(path, values.get("asset"), saved.get("asset"))
+    if "asset" in values:
+        check_asset(path, values["asset"], saved.get("asset", {}), "fit it again with `v2meow fit`")
     return config, sample_rate
-
-
-def _check_asset(path: Path, name: str | None, fitted: dict[str, str] | None) -> None:
-    """ModelError when the asset's files are not those that the encoder was fitted with."""
-    if name is None:
-        return
-    found = assets.fingerprint(name)
-    if other := sorted(file for file in {*found, *(fitted or {})} if found.get(file) != (fitted or {}).get(file)):
-        raise ModelError(
-            f"{path}: the encoder was fitted with other files of the asset {name} than those in its folder "
-            f"({', '.join(other)}): bring those back, or fit it again with `v2meow fit`"
-        )

@@ -1,6 +1,6 @@
 """Weights as others publish them: finding the file in an asset's folder, and one clear error when it cannot be used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from v2meow import assets
 from v2meow.weights import ModelError
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # in this order of preference
@@ -51,3 +52,16 @@ def loading(file: Path, what: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         shown = reason if len(reason) <= _REASON else f"{reason[:_REASON]} …"
         raise ModelError(f"{file} is damaged, or not {what}: {shown}") from error
+
+
+def check_asset(path: Path, name: str, fitted: Mapping[str, str], mend: str) -> None:
+    """Compare an asset's files with those that a model was made with: SHA-256 by name, as `path` has them.
+
+    ModelError that names the files which differ and how to `mend` it; AssetError when the asset is not here.
+    """
+    found = assets.fingerprint(name)
+    if other := sorted(file for file in {*found, *fitted} if found.get(file) != fitted.get(file)):
+        raise ModelError(
+            f"{path}: the model was made with other files of the asset {name} than those in its folder "
+            f"({', '.join(other)}): bring those back, or {mend}"
+        )

@@ -12,11 +12,13 @@ from torch import Tensor
 from v2meow import bundle, weights
 from v2meow.config import STAGES, Recipe
 from v2meow.data.dataset import Examples, read_examples
+from v2meow.data.manifest import EXAMPLES
+from v2meow.data.shards import MARKER
 from v2meow.evaluate import card, listen, planted
 from v2meow.evaluate.agreement import correlation_scores, permutation_test
 from v2meow.evaluate.gate import BUNDLE, REPORTS
 from v2meow.files import atomic_folder, read_json, write_json
-from v2meow.generate.pipeline import Cascade
+from v2meow.generate.pipeline import VISUAL, Cascade
 from v2meow.media import write_wav
 from v2meow.model.io import load_stage
 from v2meow.model.lm import TokenLM
@@ -56,7 +58,10 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
 
 
 def assemble(workspace: Path, folder: Path) -> None:
-    """Put the three stages, the extractors, the recipe and a model card into one bundle, weights in float16."""
+    """Put the three stages, the extractors, the recipe and a model card into one bundle, weights in float16.
+
+    Of pretrained visual extractors, the fingerprints of the weights that the examples were made with.
+    """
     models, names = workspace / "models", (*STAGES, *_ENCODERS)
     with TemporaryDirectory(dir=models, prefix=".halved.") as name:
         scratch = Path(name)
@@ -64,6 +69,9 @@ def assemble(workspace: Path, folder: Path) -> None:
             weights.halve(models / name, scratch / name)
         (scratch / "MODEL_CARD.md").write_text(card.write(workspace))
         parts = {name: scratch / name for name in (*names, "MODEL_CARD.md")}
+        if visual := read_json(workspace / EXAMPLES / MARKER).get("visual"):
+            write_json(scratch / VISUAL, visual)
+            parts[VISUAL] = scratch / VISUAL
         bundle.assemble(parts | {"recipe.yaml": workspace / "recipe.yaml"}, folder)
 
 

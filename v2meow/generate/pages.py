@@ -1,4 +1,4 @@
-"""Huge pages for what every decoding step reads.
+"""Pages of memory: huge ones for what every decoding step reads, and none for what is gone.
 
 A step reads each weight once. In pages of 4 KiB, looking up where they are costs 4 to 6 % of it (4096 x 1024, float32,
 in a virtual machine). Linux puts memory that is in use into pages of 2 MiB when it is asked to. Elsewhere, and where
@@ -34,6 +34,13 @@ def use_huge_pages(used: Iterable[Span]) -> int:
         if madvise(span.start, length, _HUGEPAGE) == 0 and madvise(span.start, length, _COLLAPSE) == 0:
             gained += length
     return gained
+
+
+def give_back_free_pages() -> None:
+    """Return memory that this process has freed to the system, where its allocator (glibc's) kept it for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def huge_spans(used: list[Span], mappings: list[Span]) -> list[Span]:

@@ -17,6 +17,7 @@ from v2meow.config import STAGES, Recipe, StageName, load_recipe
 from v2meow.encoders.codec import load_codec
 from v2meow.encoders.joint import load_joint
 from v2meow.encoders.semantic import load_semantic
+from v2meow.encoders.visual import check_assets
 from v2meow.files import read_json
 from v2meow.generate.engine import Engine
 from v2meow.generate.guidance import guidance_rows
@@ -26,6 +27,7 @@ from v2meow.generate.windows import Window
 from v2meow.model.io import load_stage
 from v2meow.weights import METRICS
 
+VISUAL = "encoders/visual.json"  # in a bundle: fingerprints of the assets of visual extractors, where there are any
 CHUNK_SECONDS = 1.0  # sound is decoded and handed out in pieces of this length
 
 
@@ -39,11 +41,14 @@ class Cascade:
     def __init__(self, folder: Path, *, pieces: int = 1) -> None:
         """Load a bundle folder for `pieces` at once; more wait. BundleError when a file is missing or changed.
 
-        AssetError when its recipe names pretrained weights that are not here, or that it may not use.
+        AssetError when its recipe names pretrained weights that are not here, or that it may not use; ModelError when
+        they are others than it was trained with.
         """
         self.bundle = bundle.verify(folder)
         self.recipe: Recipe = load_recipe(folder / "recipe.yaml")
         assets.check_licences(self.recipe)
+        extracted = folder / VISUAL
+        check_assets(extracted, self.recipe.visual, read_json(extracted) if extracted.is_file() else {})
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.engines: dict[StageName, Engine | ParallelEngine] = {
             name: self._engine(name, folder, pieces) for name in STAGES

@@ -20,6 +20,7 @@ from v2meow.data.dataset import schema
 from v2meow.data.extract.columns import Rows
 from v2meow.data.manifest import CLIPS, EXAMPLES, FAILED, write_failed
 from v2meow.data.shards import shard_name, write_marker
+from v2meow.encoders.visual import fingerprints
 from v2meow.files import atomic_file, sha256
 
 _FORMAT = 1  # raise it when the code makes other examples of the same inputs
@@ -34,6 +35,7 @@ class Partial:
         self.target = workspace / EXAMPLES
         self._schema = schema(recipe)
         self._root = self.target.with_name(f".{self.target.name}.partial")
+        self._visual = fingerprints(recipe.visual)
         self._fingerprint = fingerprint(recipe, workspace)
         self._folder = self._root / self._fingerprint
         self._discard_others()
@@ -56,7 +58,7 @@ class Partial:
             metadata = pq.ParquetFile(self._path(number)).schema_arrow.metadata
             failed |= json.loads(metadata[_FAILED_KEY])
         write_failed(self._folder / FAILED.name, failed)
-        marker = write_marker(self._folder, failed=len(failed), fingerprint=self._fingerprint)
+        marker = write_marker(self._folder, failed=len(failed), fingerprint=self._fingerprint, visual=self._visual)
         shutil.rmtree(self.target, ignore_errors=True)
         self._folder.replace(self.target)
         self._root.rmdir()
@@ -75,7 +77,7 @@ class Partial:
 
 
 def fingerprint(recipe: Recipe, workspace: Path) -> str:
-    """SHA-256 of all that the examples depend on: the code's format, recipe, clips and encoders."""
+    """SHA-256 of all that the examples depend on: the code's format, recipe, clips, encoders and pretrained weights."""
     values = asdict(recipe)
     encoders = workspace / "models" / "encoders"
     files = [workspace / CLIPS, *sorted(path for path in encoders.rglob("*") if path.is_file())]
@@ -83,6 +85,7 @@ def fingerprint(recipe: Recipe, workspace: Path) -> str:
         "format": _FORMAT,
         "recipe": {name: values[name] for name in _SECTIONS},
         "sizes": [recipe.extract.batch, recipe.extract.shard_clips],
+        "visual": fingerprints(recipe.visual),
         "files": {path.relative_to(workspace).as_posix(): sha256(path) for path in files},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

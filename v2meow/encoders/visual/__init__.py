@@ -4,7 +4,9 @@ Which pictures those are (`frame_rate`, `size`, `whole`) is known without weight
 need none. Libraries of pretrained extractors are imported when the first of them is asked for.
 """
 
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +14,10 @@ import torch
 
 from v2meow import assets
 from v2meow.config import ClipConfig, FlowConfig, MotionConfig, VisualConfig
+from v2meow.encoders.published import check_asset
 from v2meow.encoders.visual.motion import WIDTH, Motion, motion
 
-__all__ = ["WIDTH", "VisualExtractor", "load_visual", "motion"]
+__all__ = ["WIDTH", "VisualExtractor", "check_assets", "fingerprints", "load_visual", "motion"]
 
 
 class VisualExtractor(Protocol):
@@ -54,3 +57,24 @@ def load_visual(config: VisualConfig) -> VisualExtractor:
     from v2meow.encoders.visual.tokens import VisualTokens
 
     return VisualTokens(config, folder, device)
+
+
+def fingerprints(visual: Iterable[VisualConfig]) -> dict[str, dict[str, str]]:
+    """SHA-256 by file of each asset of these extractors, by its name: what their features depend on besides the recipe.
+
+    AssetError when one is not in the store.
+    """
+    return {name: assets.fingerprint(name) for name in _assets(visual)}
+
+
+def check_assets(path: Path, visual: Iterable[VisualConfig], extracted: Mapping[str, Mapping[str, str]]) -> None:
+    """Compare the assets of these extractors with the `fingerprints` of those whose features were learnt from.
+
+    ModelError that names `path`, where they stand, the asset and its files; AssetError when one is not in the store.
+    """
+    for name in _assets(visual):
+        check_asset(path, name, extracted.get(name, {}), "learn anew with `v2meow extract`, then `v2meow run`")
+
+
+def _assets(visual: Iterable[VisualConfig]) -> list[str]:
+    return [config.asset for config in visual if not isinstance(config, MotionConfig)]

@@ -8,7 +8,7 @@ from v2meow.generate.linear import Precision
 from v2meow.generate.native.step import Plan, meetings, step
 from v2meow.generate.native.team import team
 from v2meow.generate.native.weights import Matrices, padded
-from v2meow.generate.pages import Span, use_huge_pages
+from v2meow.generate.pages import Span, give_back_free_pages, use_huge_pages
 from v2meow.generate.state import Extent, State
 from v2meow.model.lm import TokenLM
 
@@ -45,6 +45,7 @@ class NativeState(State):
             **{name: tensor.detach().numpy() for name, tensor in arrays.items()},
         )
         self._plan, self._met, self._meetings = tuple(plan), 0, meetings(plan)
+        give_back_free_pages()  # the weights as they came
         read = (self._matrices.buffer, decoder.table, decoder.all_cache, decoder.all_memory)
         use_huge_pages(Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in read)
 
