@@ -57,7 +57,9 @@ def _finish(engine: Engine) -> dict[int, torch.Tensor]:
     return done
 
 
-def _decode(model, given, known, config=SAMPLED, seeds=(0, 1, 2, 3, 4, 5), precision="float32") -> torch.Tensor:
+def _decode(
+    model, given, known, config=SAMPLED, seeds=(0, 1, 2, 3, 4, 5), precision: Precision = "float32"
+) -> torch.Tensor:
     """All requests at once through an engine of their own: [B, K, T]."""
     engine = _engine(model, config, precision=precision)
     tickets = [engine.submit(request) for request in _requests(given, known, seeds[: len(known)])]
