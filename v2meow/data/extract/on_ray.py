@@ -6,20 +6,25 @@ writes them.
 """
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
 
 from v2meow.config import Recipe
 from v2meow.data.extract.columns import Extract, Rows, loaders, rows
 from v2meow.data.extract.media import read_batch, without_frames
 from v2meow.data.extract.plan import Batch
 from v2meow.media import Reader
+
+# Else, under `uv run`, Ray starts every worker by `uv run` in a copy of the working folder: it packs that folder, models,
+# data and all, and workers never come. Read when Ray is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+import ray  # noqa: E402
+from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 
 Row = dict[str, Any]  # "batch", then "media" and "columns" so far, at last "rows" alone
 
