@@ -19,12 +19,12 @@ from v2meow.data.extract.media import read_batch, without_frames
 from v2meow.data.extract.plan import Batch
 from v2meow.media import Reader
 
-# Else, under `uv run`, Ray starts every worker by `uv run` in a copy of the working folder: it packs that folder, models,
-# data and all, and workers never come. Read when Ray is imported.
+# Else, under `uv run`, Ray starts every worker by `uv run` in a copy of the working folder, packed with models, data
+# and all. Read when Ray is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-import ray  # noqa: E402
-from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 
 Row = dict[str, Any]  # "batch", then "media" and "columns" so far, at last "rows" alone
 
