@@ -13,15 +13,16 @@ from torch.nn import functional as F
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import lower
 from v2meow.generate.native import maths
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, LANES
+from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT8, LANES
 from v2meow.generate.native.draw import draw
-from v2meow.generate.native.step import _project, compiled
+from v2meow.generate.native.products import project, whole_groups
+from v2meow.generate.native.step import compiled
 from v2meow.generate.native.team import Team, meet
 from v2meow.generate.native.weights import Matrices
 from v2meow.generate.sampling import sample
 from v2meow.model.transformer import Block
 
-WIDTH, OUTS = 96, 48
+WIDTH, OUTS = COLUMNS + 96, 48  # a whole block of columns and a part of one
 
 
 def _weights(kind: int) -> torch.Tensor:
@@ -30,11 +31,13 @@ def _weights(kind: int) -> torch.Tensor:
 
 
 def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
-    y, scales = torch.full((len(x), OUTS), torch.nan), torch.linspace(0.5, 2, OUTS)
+    rows = len(x)
+    y, scales = torch.full((whole_groups(rows), OUTS), torch.nan), torch.linspace(0.5, 2, OUTS)
+    x, sums = F.pad(x, (0, 0, 0, len(y) - rows)), np.full(len(y) * 8 * LANES, np.nan, np.float32)
     for thread in range(threads):
-        given = (x.numpy(), len(x), y.numpy(), thread, threads)
-        _project(kind, weight.data_ptr(), scales.numpy(), *given)
-    return y
+        given = (x.numpy(), rows, y.numpy(), sums, thread, threads)
+        project(kind, weight.data_ptr(), scales.numpy(), *given)
+    return y[:rows]
 
 
 def _expected(kind: int, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +47,7 @@ def _expected(kind: int, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, BFLOAT16, INT8), range(1, 12))))
 def test_products_are_those_of_plain_arithmetic(kind, rows):
-    """Every number of rows, made up of tiles of four, two and one; weights are exact in all three forms."""
+    """Every number of rows, in groups or by themselves; weights are exact in all three forms."""
     weight, x = _weights(kind), torch.randn(rows, WIDTH)
     torch.testing.assert_close(_product(kind, weight, x), _expected(kind, weight, x), atol=1e-3, rtol=1e-5)
 
@@ -90,7 +93,7 @@ def test_attention_is_that_of_pytorch():
     """One query, with scores so far apart that exponentials vanish."""
     query, keys, values = torch.randn(1, 32) * 9, torch.randn(20, 32), torch.randn(20, 32)
     found = torch.empty(32)
-    maths.attend(query[0].numpy(), keys.numpy(), values.numpy(), np.empty(20, np.float32), found.numpy())
+    maths.attend(query[0].numpy(), keys.numpy(), values.numpy(), np.empty(20, np.float32), found.numpy(), 0)
     torch.testing.assert_close(found, F.scaled_dot_product_attention(query, keys, values)[0], atol=1e-5, rtol=1e-5)
 
 

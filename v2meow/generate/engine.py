@@ -17,13 +17,14 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.graphs import Graphs
-from v2meow.generate.guidance import GuidanceRow, repeat
+from v2meow.generate.guidance import GuidanceRow, distinct, repeat
 from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request, join
 from v2meow.generate.sampling import random_numbers
 from v2meow.generate.state import Extent, State
-from v2meow.model.lm import TokenLM
+from v2meow.model.lm import Conditions, TokenLM
 from v2meow.model.patterns import UNKNOWN, Layout
+from v2meow.model.transformer import KeyValues
 
 
 @dataclass(eq=False)
@@ -189,7 +190,7 @@ class Engine:
         """Encode the conditions of new requests and read prefix and known codes into rows behind those in use."""
         state, used, copies, device = self._state, self._used, group[0].copies, self._device
         given = repeat(join([entry.request for entry in group], device), copies)
-        remembered = self.model.memory(given)
+        remembered = self._memory(given)
         for storage, part in zip(state.decoder.memory, remembered, strict=True):
             if storage and part:
                 storage.rows(used, used + len(part.keys)).fill(part.keys, part.values)
@@ -213,6 +214,12 @@ class Engine:
             entry.offset = places - entry.step
             state.offset[self._inside.index(entry)] = entry.offset
         self._weigh()
+
+    def _memory(self, given: Conditions) -> list[KeyValues | None]:
+        """The model's memory of each row's conditions, computed once where rows are alike."""
+        rows, place = distinct(given)
+        parts = self.model.memory(given.take(rows))
+        return [part and KeyValues(part.keys[place], part.values[place]) for part in parts]
 
     def _release(self, entry: _Entry) -> None:
         """Free the rows of a request at once; the last rows and the last request move into the gaps."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.model.lm import Conditions
@@ -37,6 +38,19 @@ def guidance_rows(config: SamplingConfig, *, has_video: bool, has_text: bool) ->
         GuidanceRow(False, False, -video - text),
     ]
     return [row for row in rows if row.weight != 0]
+
+
+def distinct(given: Conditions) -> tuple[Tensor, Tensor]:
+    """Rows [n] of `given` [B] whose conditions differ, and for each row its place among them [B].
+
+    All rows that drop the video and the text are alike, but for prefixes.
+    """
+    assert given.keep_video is not None and given.keep_text is not None
+    first = torch.arange(len(given.keep_video), device=given.keep_video.device)
+    none = ~(given.keep_video | given.keep_text)
+    if none.any():
+        first[none] = first[none][0].clone()
+    return first.unique(return_inverse=True)
 
 
 def repeat(given: Conditions, rows: list[GuidanceRow]) -> Conditions:

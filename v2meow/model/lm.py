@@ -106,6 +106,12 @@ class Conditions:
         moved = (part if part is None else part.to(device) for part in others)
         return Conditions(tuple(features.to(device) for features in self.visual), *moved)
 
+    def take(self, rows: Tensor) -> "Conditions":
+        """Those rows [n] of the batch."""
+        others = (self.joint, self.prefix, self.keep_video, self.keep_text)
+        taken = (part if part is None else part[rows] for part in others)
+        return Conditions(tuple(features[rows] for features in self.visual), *taken)
+
 
 class TokenLM(nn.Module):
     """Transformer over K parallel codebooks with conditions by cross-attention or as a prefix."""

@@ -7,8 +7,11 @@ from llvmlite import ir
 from numba import float32, int32, njit
 from numba.extending import intrinsic
 
-# No assumption that numbers are finite: all the rest of what lets sums be reordered and fused.
-FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
+from v2meow.generate.native.dots import LINE, fetch
+
+# How all functions here are compiled. Nothing says that numbers are finite: all the rest of what lets sums be reordered
+# and fused. Division by nought is infinite, as for NumPy: a loop that might raise an error is not made of vectors.
+FAST: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"}, "error_model": "numpy"}
 EPSILON = 1e-5  # of nn.LayerNorm
 
 _LOG2_E, _LN2 = 1.4426950408889634, 0.6931471805599453
@@ -27,7 +30,7 @@ def _bits_to_float(_: Any, bits: Any) -> Any:
 _as_float: Any = intrinsic(_bits_to_float)
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(**FAST, inline="always")
 def exp_of_negative(x):
     """e^x of a float32 x <= 0, to 1e-7: a power of two, by its bits, and a Taylor series within half an octave."""
     x = max(x, float32(_LOWEST))
@@ -39,7 +42,7 @@ def exp_of_negative(x):
     return series * _as_float((octave + int32(127)) << int32(23))
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(**FAST, inline="always")
 def gelu(x):
     """x times the normal distribution's share below x, exact to 1e-6: Abramowitz and Stegun, 7.1.26."""
     size = abs(x) * float32(0.7071067811865476)
@@ -51,7 +54,7 @@ def gelu(x):
     return max(x, float32(0)) - abs(x) * tail
 
 
-@njit(fastmath=FAST)
+@njit(**FAST)
 def normalise(x, out):
     """nn.LayerNorm without weights, of x [D] into out [D]."""
     total = float32(0)
@@ -66,7 +69,7 @@ def normalise(x, out):
         out[i] = (x[i] - mean) * scale
 
 
-@njit(fastmath=FAST)
+@njit(**FAST)
 def turn(x, cos, sin, out):
     """Rotary positions: x [D / H] by its cosines and signed sines, into out."""
     half = len(x) // 2
@@ -75,10 +78,15 @@ def turn(x, cos, sin, out):
         out[half + i] = x[half + i] * cos[half + i] + x[i] * sin[half + i]
 
 
-@njit(fastmath=FAST)
-def attend(query, keys, values, shares, out):
-    """Attention of a query [D / H] to keys and values [P, D / H], into out; `shares` [P or more] is scratch."""
+@njit(**FAST)
+def attend(query, keys, values, shares, out, following):
+    """Attention of a query [D / H] to keys and values [P, D / H], into out; `shares` [P or more] is scratch.
+
+    Values are fetched while keys are read, and the `following` head's keys, at an address, while values are: there are
+    too few of each for the hardware to see what comes.
+    """
     places, width = keys.shape
+    lines, ahead = width * 4 // LINE, values.ctypes.data
     scale = float32(1) / math.sqrt(float32(width))
     highest = float32(-math.inf)
     for p in range(places):
@@ -87,6 +95,8 @@ def attend(query, keys, values, shares, out):
             score += query[i] * keys[p, i]
         shares[p] = score * scale
         highest = max(highest, shares[p])
+        for line in range(lines):
+            fetch(ahead + (p * lines + line) * LINE)
     total = float32(0)
     for p in range(places):
         shares[p] = exp_of_negative(shares[p] - highest)
@@ -97,3 +107,5 @@ def attend(query, keys, values, shares, out):
         share = shares[p] / total
         for i in range(width):
             out[i] += share * values[p, i]
+        for line in range(lines):
+            fetch(following + (p * lines + line) * LINE)

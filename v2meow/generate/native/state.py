@@ -5,6 +5,8 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import Precision
+from v2meow.generate.native.dots import LANES, OUTS
+from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
 from v2meow.generate.native.team import team
 from v2meow.generate.native.weights import Matrices, padded
@@ -50,7 +52,7 @@ class NativeState(State):
         use_huge_pages(Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in read)
 
     def _buffers(self) -> dict[str, Tensor]:
-        spec, rows, threads = self.decoder.model.spec, self.rows, self._team.size
+        spec, rows, threads = self.decoder.model.spec, whole_groups(self.rows), self._team.size
         wide = padded(spec.width)
         return {
             "arrived": torch.zeros(1, dtype=torch.int64),
@@ -61,6 +63,7 @@ class NativeState(State):
             "wide": torch.zeros(rows, padded(spec.feed_forward)),
             "narrow": torch.zeros(rows, wide),
             "shares": torch.zeros(threads, max(self.capacity, self.pictures + 1)),
+            "sums": torch.zeros(threads, rows * OUTS * LANES),
             "query": torch.zeros(threads, spec.width // spec.heads),
             "logits": torch.zeros(rows, padded(spec.target.levels * spec.target.bins)),
             "guided": torch.zeros(threads, spec.target.bins),
