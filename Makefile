@@ -18,8 +18,7 @@ demo: | $(UV)
 	$(RUN) --no-dev v2meow demo
 
 test: | $(UV)
-	$(UV) sync --frozen --inexact --extra pipeline --extra extractors --extra cluster --extra s3
-	.venv/bin/python -m pytest  # not through `uv run`, under which Ray starts its workers through uv, too
+	$(RUN_ALL) pytest
 
 check: | $(UV)
 	$(RUN_ALL) ruff check

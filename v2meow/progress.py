@@ -32,8 +32,11 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Progress]:
-    """Show the progress of `total` units of work while the block runs."""
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show the progress of `total` units of work while the block runs, unless another process does."""
+    if quiet:
+        yield Progress(label, total, lambda *_: None)
+        return
     file = os.environ.get(FILE_VARIABLE)
     if file:
         yield Progress(label, total, lambda state, note: _write(Path(file), state, note))

@@ -195,7 +195,7 @@ def test_dvc_leaves_the_finished_shards_of_a_killed_step(whole, tmp_path):
 @pytest.mark.slow
 def test_ray_goes_on_after_a_kill_and_makes_the_same_bytes(whole, place, monkeypatch):
     """Two ways to compute that differ in the last bit would make two catalogues."""
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("v2meow.cluster").ray
     monkeypatch.setenv("RAY_ADDRESS", "local")  # asks for Ray, on this machine
     left = _kill_after(place, 1)
     assert len(left) < 9

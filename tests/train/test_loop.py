@@ -127,7 +127,7 @@ def test_bfloat16_computes_nearly_the_same_loss_and_keeps_the_weights_whole():
     exact = loss_of(model, batch).mean().item()
     config = replace(recipe.stages.coarse, bfloat16=True)
     loss, _ = train_step(model, batch, make_optimizer(model, 1e-3, 0.0), config)
-    assert loss == pytest.approx(exact, rel=0.02)
+    assert loss.mean().item() == pytest.approx(exact, rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -145,8 +145,9 @@ def test_a_step_in_parts_is_the_step_at_once(stage, layout):
         results.append((train_step(model, batch, make_optimizer(model, 0.0, 0.0), config), model))
     (whole, model), *others = results
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for figures, other in others:
-        assert figures == pytest.approx(whole, rel=1e-5)
+    for (losses, norm), other in others:
+        torch.testing.assert_close(losses, whole[0])
+        assert norm == pytest.approx(whole[1], rel=1e-5)
         for name, parameter in other.named_parameters():
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-7)
 
@@ -195,7 +196,7 @@ def test_a_gradient_that_is_no_number_ends_training_although_the_loss_is_one():
 
 def test_speed_counts_the_codes_that_are_learnt_and_the_wait_for_them(monkeypatch):
     """Prefix ids are no work done, and a loader that is too slow must show."""
-    clock = iter((10.0, 12.0))
+    clock = iter((10.0, 10.5, 12.0))
     monkeypatch.setattr("v2meow.train.loop.time.perf_counter", lambda: next(clock))
     recipe = tiny.recipe()
     config = replace(recipe.stages.coarse, steps=1)
@@ -203,4 +204,4 @@ def test_speed_counts_the_codes_that_are_learnt_and_the_wait_for_them(monkeypatc
     batches = training_batches(recipe, "coarse", tiny.examples(recipe, 6))
     train(TrainState(_fresh("coarse", recipe), config), batches, config, PEAK, reports.append)
     assert reports[0].tokens_s == 4 * 2 * 100 / 2.0  # rows, levels, frames; seconds
-    assert 0 < reports[0].mfu < 1
+    assert 0 < reports[0].mfu < 1 and reports[0].waited == 0.25

@@ -75,14 +75,22 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 import tiny
-from v2meow.train import step
+from v2meow.train import checkpoint, step
 
-def train(state, batches, config, peak, on_step, whole=step.train):
+def train(state, batches, config, peak, on_step, workers, whole=step.train):
     def shot(report):
         on_step(report)
         if report.step == 4:
+            checkpoint.Checkpoints.finish(*made)
             os.kill(os.getpid(), signal.SIGKILL)
-    whole(state, batches, config, peak, shot)
+    whole(state, batches, config, peak, shot, workers)
+
+class Made(checkpoint.Checkpoints):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        made.append(self)
+
+made, step.Checkpoints = [], Made
 
 step.train = train
 step.run("semantic", tiny.recipe(eval(sys.argv[1])), Path(sys.argv[2]))

@@ -29,6 +29,8 @@ from v2meow.config.recipe import (
     ExtractConfig,
     MediaConfig,
     Recipe,
+    Strategy,
+    TrainConfig,
 )
 from v2meow.config.stages import (
     STAGES,
@@ -65,6 +67,8 @@ __all__ = [
     "StageConfig",
     "StageName",
     "StagesConfig",
+    "Strategy",
+    "TrainConfig",
     "TwoTowerConfig",
     "VisualConfig",
     "VisualTokensConfig",

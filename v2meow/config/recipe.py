@@ -1,9 +1,12 @@
 """A recipe: all its sections, and what follows from them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from v2meow.config.encoders import CodecConfig, JointConfig, SemanticIdsConfig, VisualConfig
 from v2meow.config.stages import GenerateConfig, SamplingConfig, StageConfig, StageName, StagesConfig
+
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,27 @@ class ExtractConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Who trains a stage. None of it changes what is learnt, beyond how sums are rounded.
+
+    With `workers` above 1, or where RAY_ADDRESS is set, Ray Train does the work, if it is installed: that many
+    processes, each with `cpus` cores and `gpus` GPUs, of which each takes its part of every batch; while machines are
+    missing it goes on with fewer, but `min_workers` at least. See `train.workers` for `strategy`. A worker that
+    dies is replaced up to `max_failures` times. Checkpoints go to `storage`, a folder or an s3:// address that all
+    machines reach, "" for the workspace; the newest `keep` of them stay.
+    """
+
+    workers: int = 1
+    min_workers: int = 1
+    cpus: float = 1.0
+    gpus: int = 0
+    strategy: Strategy = "ddp"
+    max_failures: int = 3
+    storage: str = ""
+    keep: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Held-out generation: how many videos, in batches of what size, and how many permutations."""
 
@@ -95,6 +119,7 @@ class Recipe:
     generate: GenerateConfig
     evaluate: EvaluateConfig
     gate: tuple[CriterionConfig, ...]
+    train: TrainConfig = TrainConfig()
     commercial_only: bool = False
 
     def stage(self, name: StageName) -> StageConfig:

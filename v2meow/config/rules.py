@@ -26,6 +26,7 @@ def inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
         *_encoder_rules(recipe),
         *_extract_rules(recipe),
         *_stage_rules(recipe),
+        *_worker_rules(recipe),
         *_gate_rules(recipe),
     )
     return [(key, message) for holds, key, message in rules if not holds]
@@ -148,6 +149,20 @@ def _training_rules(stage: StageConfig, key: str) -> Iterator[Rule]:
     yield parts, f"{key}.accumulate", f"must divide the batch of {stage.batch}"
     yield 0 <= stage.ema < 1, f"{key}.ema", "must be at least 0 and below 1"
     yield stage.checkpoint_steps > 0, f"{key}.checkpoint_steps", "must be positive"
+
+
+def _worker_rules(recipe: Recipe) -> Iterator[Rule]:
+    train = recipe.train
+    yield 0 < train.min_workers <= train.workers, "train.min_workers", f"must be 1 to train.workers, {train.workers}"
+    yield train.cpus > 0, "train.cpus", "must be positive"
+    yield train.gpus in (0, 1), "train.gpus", "is 1, or 0 to train on processors"
+    known = not train.storage or train.storage.startswith(("/", "s3://"))
+    yield known, "train.storage", 'must be an absolute path, an s3:// address, or "" for the workspace'
+    yield train.max_failures >= 0, "train.max_failures", "must be at least 0"
+    yield train.keep > 0, "train.keep", "must be positive"
+    for name in STAGES:
+        enough = recipe.stage(name).batch >= train.workers
+        yield enough, f"stages.{name}.batch", f"must be at least train.workers, {train.workers}"
 
 
 def _layout_rules(recipe: Recipe, name: StageName) -> Iterator[Rule]:

@@ -1,30 +1,43 @@
 """Where a killed training goes on from: its state on disk, bound to what it was computed from.
 
-A checkpoint is a folder `step-00001200` of `state.safetensors` and `config.json` (format, fingerprint, step, the
-file's SHA-256 and whatever the step keeps besides). It appears whole, and only then the one before it goes.
+A checkpoint is a folder of `shard-…safetensors`, in which each worker wrote its part of the tensors, by
+torch.distributed.checkpoint, and of a `worker-00000.json` for each worker: format, fingerprint, step, how many workers
+there were, the SHA-256 of its shards, and, from the first, whatever the step keeps besides. Any number of workers can
+go on from it. Runs with torch alone.
 """
 
 import hashlib
 import json
+import logging
 import shutil
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as serialised
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from v2meow.config import Recipe, StageName
 from v2meow.data.manifest import EXAMPLES
 from v2meow.files import atomic_folder, read_json, sha256, write_json
 from v2meow.train.state import TrainState
+from v2meow.train.workers import Workers
 
 CHECKPOINTS = Path("checkpoints")
-_FORMAT = 1
-_STATE, _CONFIG = "state.safetensors", "config.json"
+_FORMAT = 2
+_NEEDED = {"format", "fingerprint", "step", "workers", "files", "besides"}
 # Of the recipe, what a stage's training depends on; the same as in dvc.yaml.
 SECTIONS = ("seed", "data", "visual", "semantic_ids", "codec", "joint")
+_CODE = ("config", "model", "train")  # of this project, what decides the weights
+logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 
 
 class CheckpointError(ValueError):
@@ -32,19 +45,35 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one stage's training in `folder`, for work that `fingerprint` names."""
+    """The checkpoints of one stage's training in `folder`, for work that `fingerprint` names; the newest stays.
+
+    They are written while training goes on, from a copy. A checkpoint appears whole, and only then the one before it
+    goes.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
+        self._writer, self._written = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
+        self._written.set_result(None)
 
     def save(self, state: TrainState, besides: Any) -> None:
-        """Save `state` and the JSON value `besides`. OSError naming the folder when the disk is full."""
-        folder = self._folder / f"step-{state.step:08d}"
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+        """Begin to save `state` and the JSON value `besides`.
+
+        Waits for the one before, and raises its OSError, which names the folder, when the disk was full.
+        """
+        self.finish()
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors().items()}
+        copied = json.loads(json.dumps(besides))
+        self._written = self._writer.submit(self._write, tensors, state.step, copied)
+
+    def finish(self) -> None:
+        """Wait until the last one is on disk."""
+        self._written.result()
+
+    def _write(self, tensors: dict[str, Tensor], step: int, besides: Any) -> None:
+        folder = self._folder / f"step-{step:08d}"
         with atomic_folder(folder) as temporary:
-            (temporary / _STATE).write_bytes(serialised(tensors))
-            config = {"format": _FORMAT, "fingerprint": self._fingerprint, "step": state.step, "besides": besides}
-            write_json(temporary / _CONFIG, config | {"sha256": sha256(temporary / _STATE)})
+            write(temporary, tensors, self._fingerprint, step, besides, Workers())
         for other in self._folder.iterdir():
             if other != folder:  # also what a process that was killed here left half written
                 shutil.rmtree(other, ignore_errors=True)
@@ -55,28 +84,95 @@ class Checkpoints:
         CheckpointError when that checkpoint is damaged or of other work; `state` is then as it was.
         """
         newest = max(self._folder.glob("step-*"), default=None)
-        if newest is None:
-            return None
-        config = _read_config(newest)
-        if config["fingerprint"] != self._fingerprint:
-            raise CheckpointError(f"{newest} belongs to another recipe, other examples or another torch")
-        if not (newest / _STATE).is_file() or sha256(newest / _STATE) != config["sha256"]:
-            raise CheckpointError(f"{newest / _STATE} is damaged")
-        state.restore(load_file(newest / _STATE), config["step"])
-        return config["besides"]
+        return None if newest is None else read(newest, state, self._fingerprint)
 
     def discard(self) -> None:
         """Remove all of them."""
+        self.finish()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def write(
+    folder: Path, tensors: dict[str, Tensor], fingerprint: str, step: int, besides: Any, workers: Workers
+) -> None:
+    """Write this worker's part of a checkpoint into `folder`, which may be its own. All workers must call it."""
+    before = set(folder.iterdir())
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        with _alone_quietly():
+            save(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                storage_writer=writer,
+                no_dist=workers.size == 1,
+            )
+    except CheckpointException as error:
+        raise _first(error) from None
+    own = [file for file in folder.iterdir() if file not in before and file.suffix == ".safetensors"]
+    if workers.size > 1:  # in one folder, others' files are there, too
+        own = [file for file in own if file.name.startswith(f"shard-{workers.rank + 1:05d}-")]
+    told = {"format": _FORMAT, "fingerprint": fingerprint, "step": step, "workers": workers.size}
+    told |= {"files": {file.name: sha256(file) for file in own}, "besides": besides if workers.rank == 0 else None}
+    write_json(folder / f"worker-{workers.rank:05d}.json", told)
+
+
+def read(folder: Path, state: TrainState, fingerprint: str) -> Any:
+    """Bring `state` to the checkpoint in `folder` and return what was saved besides. All workers must call it.
+
+    CheckpointError when it is damaged or of other work; `state` is then as it was.
+    """
+    first = _told(folder, 0)
+    for number in range(first["workers"]):
+        told = _told(folder, number)
+        if told["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{folder} belongs to another recipe, other examples, other code or another torch")
+        for name, expected in told["files"].items():
+            if not (folder / name).is_file() or sha256(folder / name) != expected:
+                raise CheckpointError(f"{folder / name} is damaged")
+    state.ready()
+    tensors = state.tensors()
+    try:
+        with _alone_quietly():
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=Workers().size == 1)
+    except CheckpointException as error:
+        raise CheckpointError(f"{folder} does not hold this model: {_first(error)}") from error
+    state.step = first["step"]
+    return first["besides"]
+
+
+@contextmanager
+def _alone_quietly() -> Iterator[None]:
+    """Without the warning that there is one process only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _first(error: CheckpointException) -> BaseException:
+    """What the first worker that failed met."""
+    return next(iter(error.failures.values()))[0]
+
+
+def _told(folder: Path, number: int) -> dict[str, Any]:
+    path = folder / f"worker-{number:05d}.json"
+    try:
+        told = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged") from error
+    if not isinstance(told, dict) or _NEEDED - told.keys():
+        raise CheckpointError(f"{path} is damaged")
+    if told["format"] != _FORMAT:
+        raise CheckpointError(f"{folder} was written by another version")
+    return told
+
+
 def fingerprint(recipe: Recipe, stage: StageName, workspace: Path, device: torch.device) -> str:
-    """SHA-256 of everything that decides the weights after a step, apart from this project's code."""
+    """SHA-256 of everything that decides the weights after a step."""
     sections = asdict(recipe)
     decisive = {
         "recipe": {name: sections[name] for name in SECTIONS},
         "stages": {name: value for name, value in sections["stages"].items() if name in (stage, *_shared(sections))},
         "examples": {file.name: sha256(file) for file in sorted((workspace / EXAMPLES).glob("*.parquet"))},
+        "code": _code(),
         "torch": torch.__version__,
         "device": device.type,
     }
@@ -88,13 +184,7 @@ def _shared(sections: dict[str, Any]) -> list[str]:
     return [name for name, value in sections["stages"].items() if not isinstance(value, dict)]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = read_json(folder / _CONFIG)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG} is damaged") from error
-    if not isinstance(config, dict) or {"fingerprint", "step", "sha256", "besides"} - config.keys():
-        raise CheckpointError(f"{folder / _CONFIG} is damaged")
-    if config.get("format") != _FORMAT:
-        raise CheckpointError(f"{folder} was written by another version")
-    return config
+def _code() -> dict[str, str]:
+    package = Path(__file__).parents[1]
+    files = sorted(file for part in _CODE for file in (package / part).glob("*.py"))
+    return {str(file.relative_to(package)): sha256(file) for file in files}

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from v2meow.config import EncodecConfig, LappedCodecConfig, Recipe, RecipeError
-from v2meow.data.manifest import Clip, Split, read_clips
+from v2meow.data.manifest import Clip
 from v2meow.encoders.audio import describe
 from v2meow.encoders.codec import Codec, LappedCodec, new_pretrained
 from v2meow.encoders.codec.measures import buzz_db, mel_distance, si_sdr
 from v2meow.progress import progress
 from v2meow.train.adversary import Adversary
-from v2meow.train.music import read_music, sample
+from v2meow.train.music import of_split, read_music, sample
 from v2meow.train.optim import make_optimizer, rate_at, set_rate
 
 # Spectrum, log-mel and commitment terms, chosen so that each weighs about equally at the start.
@@ -39,7 +39,7 @@ def fit_codec(recipe: Recipe, workspace: Path) -> tuple[nn.Module, dict[str, Any
     else:
         module = codec = LappedCodec(config)
         metrics["curve"] = _train(codec, _training_music(recipe, config, workspace), recipe.seed)
-    held_out = sample(_of_split(workspace, "holdout"), _HELD_OUT_CLIPS, recipe.seed)
+    held_out = sample(of_split(workspace, "holdout"), _HELD_OUT_CLIPS, recipe.seed)
     metrics |= reconstruction(codec, _waveforms(recipe, workspace, held_out))
     return module, describe(config, config.sample_rate), metrics
 
@@ -123,14 +123,10 @@ def _train(codec: LappedCodec, waveforms: Tensor, seed: int) -> list[dict[str, f
 
 def _training_music(recipe: Recipe, config: LappedCodecConfig, workspace: Path) -> Tensor:
     wanted = math.ceil(2 * config.sample_frames / recipe.codec_frames)
-    waveforms = _waveforms(recipe, workspace, sample(_of_split(workspace, "train"), wanted, recipe.seed))
+    waveforms = _waveforms(recipe, workspace, sample(of_split(workspace, "train"), wanted, recipe.seed))
     if waveforms.shape[0] * recipe.codec_frames < config.bins:
         raise RecipeError(f"codec.bins: {config.bins} codebook entries need more audio than the catalogue has")
     return waveforms
-
-
-def _of_split(workspace: Path, split: Split) -> list[Clip]:
-    return [clip for clip in read_clips(workspace) if clip.split == split]
 
 
 def _waveforms(recipe: Recipe, workspace: Path, clips: list[Clip]) -> Tensor:

@@ -7,16 +7,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from v2meow.config import StageConfig
 from v2meow.model.lm import Conditions, TokenLM, token_losses
 from v2meow.train.optim import rate_at, set_rate
 from v2meow.train.speed import step_flops
 from v2meow.train.state import TrainState
+from v2meow.train.workers import Workers, whole
 from v2meow.train.wrap import wrapped
 
 
@@ -37,12 +39,10 @@ class Batch:
         return _each_tensor(self, lambda tensor: tensor.to(device))
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch as `parts` batches of as many rows each."""
-        rows = len(self.codes)
-        assert rows % parts == 0, (rows, parts)
+        """The batch as `parts` batches of as many rows each, or one more."""
+        ends = [len(self.codes) * part // parts for part in range(parts + 1)]
         return [
-            _each_tensor(self, lambda tensor, part=part: tensor[part : part + rows // parts])
-            for part in range(0, rows, rows // parts)
+            _each_tensor(self, lambda tensor, first=first, end=end: tensor[first:end]) for first, end in pairwise(ends)
         ]
 
 
@@ -50,20 +50,23 @@ class Batch:
 class StepReport:
     """What one step showed: loss in nats a code, gradient norm before clipping, learning rate, speed.
 
-    `tokens_s` counts target codes a second; `mfu` is the share of the device's peak that the step's arithmetic used.
+    `tokens_s` counts target codes a second, of all workers together; `mfu` is the share of the devices' peak that the
+    step's arithmetic used, `waited` the share of the step's time that this worker waited for its batch.
     """
 
     step: int
     loss: float
+    loss_by_level: tuple[float, ...]
     gradient_norm: float
     learning_rate: float
     tokens_s: float
     mfu: float
+    waited: float
 
 
-def loss_of(model: TokenLM, batch: Batch) -> Tensor:
-    """Mean cross-entropy of each codebook level, in nats: [K]."""
-    logits = model(batch.codes, batch.conditions, batch.hidden)
+def loss_of(model: TokenLM, batch: Batch, joined: nn.Module | None = None) -> Tensor:
+    """Mean cross-entropy of each codebook level, in nats: [K]. `joined` is called instead of the model."""
+    logits = (joined or model)(batch.codes, batch.conditions, batch.hidden)
     losses = token_losses(logits, batch.codes, model.layout(batch.codes.shape[2]))
     return losses.mean((0, 2)) if batch.hidden is None else _hidden_losses(losses, batch.hidden)
 
@@ -80,33 +83,54 @@ def _hidden_losses(losses: Tensor, hidden: Tensor) -> Tensor:
 
 
 def train_step(
-    model: TokenLM, batch: Batch, optimizer: torch.optim.Optimizer, config: StageConfig
-) -> tuple[float, float]:
-    """One update, from `config.accumulate` passes; returns the loss and the gradient norm before clipping."""
+    model: TokenLM,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    config: StageConfig,
+    workers: Workers | None = None,
+    joined: nn.Module | None = None,
+) -> tuple[Tensor, float]:
+    """One update from `batch`, of which this worker takes its part, in passes of `config.accumulate`th parts at most.
+
+    Returns the loss of each level over all workers, [K] on the CPU, and the gradient norm before clipping.
+    """
+    workers, joined = workers or Workers(), joined or model
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=batch.codes.device)
-    for part in batch.split(config.accumulate):
-        with torch.autocast(batch.codes.device.type, torch.bfloat16, enabled=config.bfloat16):
-            loss = loss_of(model, part).mean() / config.accumulate
-        loss.backward()
-        total += loss.detach()
+    device = model.norm.weight.device
+    total = torch.zeros(batch.codes.shape[1], device=device)
+    passes = -(-config.accumulate // workers.size)
+    for number, part in enumerate(batch.split(workers.size)[workers.rank].split(passes), 1):
+        share = len(part.codes) * workers.size / len(batch.codes)  # workers' means are averaged, whatever their parts
+        with workers.exchange(joined, now=number == passes):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                losses = loss_of(model, part.to(device), joined) * share
+            losses.mean().backward()
+        total += losses.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
-    return total.item(), norm.item()  # the only places that wait for the device
+    return workers.mean(total).cpu(), whole(norm).item()  # the only places that wait for the device
 
 
 def train(
-    state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float, on_step: Callable[[StepReport], None]
+    state: TrainState,
+    batches: Iterator[Batch],
+    config: StageConfig,
+    peak: float,
+    on_step: Callable[[StepReport], None],
+    workers: Workers | None = None,
 ) -> None:
     """Take `state` from the step it has reached to step `config.steps`, one batch each.
 
-    `batches` begin at that step; `peak` is the device's FLOP/s; `on_step` may save the state, which is then that
-    after the reported step. Raises TrainingError at the first loss or gradient that is no number.
+    `batches` begin at that step and are those of all workers, of which each takes its part; `peak` is the FLOP/s of
+    one device; `on_step` may save the state, which is then that after the reported step. Raises TrainingError at the
+    first loss or gradient that is no number.
     """
+    workers = workers or Workers()
     state.model.train()
     with wrapped(state.model, config):
+        joined = workers.joined(state.model)
         while state.step < config.steps:
-            report = _timed_step(state, batches, config, peak)
+            report = _timed_step(state, batches, config, peak, workers, joined)
             _refuse_no_number(state.model.spec.name, report)
             state.update_average()
             state.step += 1
@@ -115,16 +139,34 @@ def train(
     state.model.eval()
 
 
-def _timed_step(state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float) -> StepReport:
+def _timed_step(
+    state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float, workers: Workers, joined: nn.Module
+) -> StepReport:
     """The next step; waiting for its batch counts as a part of it."""
     rate = rate_at(state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=config.steps)
     set_rate(state.optimizer, rate)
+    torch.manual_seed(_seed(state, workers))
     start = time.perf_counter()
-    batch = next(batches).to(state.device)
-    loss, norm = train_step(state.model, batch, state.optimizer, config)
+    batch = next(batches)
+    waited = time.perf_counter() - start
+    losses, norm = train_step(state.model, batch, state.optimizer, config, workers, joined)
     seconds = time.perf_counter() - start
-    mfu = step_flops(state.model, batch.codes, batch.conditions) / seconds / peak
-    return StepReport(state.step, loss, norm, rate, batch.codes.numel() / seconds, mfu)
+    flops = step_flops(state.model, batch.codes, batch.conditions)
+    return StepReport(
+        step=state.step,
+        loss=losses.mean().item(),
+        loss_by_level=tuple(losses.tolist()),
+        gradient_norm=norm,
+        learning_rate=rate,
+        tokens_s=batch.codes.numel() / seconds,
+        mfu=flops / seconds / (peak * workers.size),
+        waited=waited / seconds,
+    )
+
+
+def _seed(state: TrainState, workers: Workers) -> int:
+    """What dropout draws from in this step and worker: nothing of it needs to be saved to go on from a step."""
+    return (state.seed * 1_000_003 + state.step) * 4096 + workers.rank
 
 
 def _refuse_no_number(stage: str, report: StepReport) -> None:

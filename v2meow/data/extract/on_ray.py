@@ -1,49 +1,33 @@
-"""Extraction by Ray Data: a pool of processes for decoding, and one for each extractor. The only home of `ray` here.
+"""Extraction by Ray Data: a pool of processes for decoding, and one for each extractor.
 
 A row of the data set is a batch: what is computed together does not depend on how many processes there are. All
 machines of the cluster see the workspace under the same path. Finished rows are few bytes, and this process alone
 writes them.
 """
 
-import logging
-import os
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.data import ActorPoolStrategy, DataContext
 
+from v2meow.cluster import connected
 from v2meow.config import Recipe
 from v2meow.data.extract.columns import Extract, Rows, loaders, rows
 from v2meow.data.extract.media import read_batch, without_frames
 from v2meow.data.extract.plan import Batch
 from v2meow.media import Reader
 
-# Else, under `uv run`, Ray starts every worker by `uv run` in a copy of the working folder, packed with models, data
-# and all. Read when Ray is imported.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
-
 Row = dict[str, Any]  # "batch", then "media" and "columns" so far, at last "rows" alone
 
 
 def encode(recipe: Recipe, workspace: Path, batches: Iterable[Batch]) -> Generator[Rows]:
     """What becomes of each batch, in their order. Where there is no cluster to connect to, Ray starts here."""
-    started = not ray.is_initialized()
-    if started:
-        ray.init(
-            include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
-        )  # RAY_ADDRESS names a cluster
-    try:
+    with connected():
         for row in _dataset(recipe, workspace.resolve(), batches).iter_rows():
             yield row["rows"]
-    except RayError as error:
-        raise _own_cause(error) from None
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def _dataset(recipe: Recipe, workspace: Path, batches: Iterable[Batch]) -> Any:
@@ -95,13 +79,3 @@ class _Encode:
 
 def _finish(row: Row, recipe: Recipe) -> Row:
     return {"rows": rows(recipe, row["media"], row["columns"])}
-
-
-def _own_cause(error: BaseException) -> BaseException:
-    """The error that a worker met, where it is one of ours or of the system's; else what Ray says."""
-    cause: BaseException | None = error
-    while cause is not None:
-        cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, OSError) or (cause and type(cause).__module__.startswith("v2meow")):
-            return cause
-    return error

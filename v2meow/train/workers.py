@@ -1,0 +1,69 @@
+"""The processes that train one model together: each takes its part of every batch, and all make the same step.
+
+Runs with torch alone: who started the processes, and on how many machines, is not known here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from v2meow.config import Strategy
+from v2meow.model.lm import TokenLM
+
+
+class Workers:
+    """The default process group, or this process alone.
+
+    `ddp` keeps the whole model in every process and averages gradients while they are computed; `fsdp` keeps a part of
+    every weight, its gradient and its moments in each (FSDP2), and gathers one block at a time.
+    """
+
+    def __init__(self, strategy: Strategy = "ddp") -> None:
+        self.strategy: Strategy = strategy
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    def place(self, model: TokenLM) -> None:
+        """Cut the model into parts, in place, where the strategy asks for it: before there is an optimizer."""
+        if self.strategy == "fsdp" and self.size > 1:
+            for block in (*model.encoder, *model.blocks):
+                fully_shard(block)
+            fully_shard(model)
+
+    def joined(self, model: TokenLM) -> nn.Module:
+        """What to call instead of `model`, so that gradients of all processes are averaged."""
+        if self.size == 1 or self.strategy == "fsdp":
+            return model
+        devices = [model.norm.weight.device] if model.norm.weight.is_cuda else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+    @contextmanager
+    def exchange(self, joined: nn.Module, *, now: bool) -> Iterator[None]:
+        """Inside the block, backward passes average gradients `now`, or leave them for a later one."""
+        if now or self.size == 1:
+            yield
+        elif isinstance(joined, DistributedDataParallel):
+            with joined.no_sync():
+                yield
+        else:
+            assert isinstance(joined, FSDPModule)
+            joined.set_requires_gradient_sync(False)
+            yield
+            joined.set_requires_gradient_sync(True)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values = values / self.size
+        return values
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, put together where processes hold parts of it: all of them must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
