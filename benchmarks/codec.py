@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import measure
 from benchmarks.codec_peer import PeerCodec, train
 from v2meow.config import EncodecConfig, LappedCodecConfig, load_recipe, recipe_path
-from v2meow.encoders.codec import LappedCodec
+from v2meow.encoders.codec import Codec, LappedCodec, load_codec
 from v2meow.encoders.codec.causal import CausalEncodec
 from v2meow.encoders.codec.measures import buzz_db, mel_distance, si_sdr
 from v2meow.media import MediaError, Reader
@@ -34,11 +34,12 @@ Decoding with one thread, then, where a folder of music is given, the quality of
 For every file of the folder, on its last third, for codecs trained on the first two thirds of all of them:
 
   si_sdr_db, mel_distance, buzz_db    ours; `peer_`: EnCodec's modules at the same frames, levels and entries, trained
-                                      in this run for as many seconds as ours took, from scratch
+                                      in this run for as many seconds of the processor as ours took, from scratch;
+                                      `bundle_`: the codec of --bundle as it is, which was not trained on these files
 
 bfloat16 is 100 times slower on CPUs without AVX512-BF16: leave it out there with --no-bfloat16.
 
-  uv run python -m benchmarks.codec music --json
+  uv run python -m benchmarks.codec music --bundle v2meow/shipped/nano --json
 """
 
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in speed(asked.rounds, bfloat16=not asked.no_bfloat16):
         measure.emit(row, json=asked.json)
     if asked.folder:
-        for row in quality(asked.folder, asked.recipe):
+        for row in quality(asked.folder, asked.recipe, asked.bundle, asked.peer_times):
             measure.emit(row, json=asked.json)
 
 
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", nargs="?", type=Path, help="music files of any format; default: speed alone")
     parser.add_argument("--recipe", default="nano", help="whose codec is trained; default: nano")
+    parser.add_argument("--bundle", type=Path, help="whose codec is measured on the music as well, as it is")
+    parser.add_argument("--peer-times", type=float, default=1.0, help="as long as ours the peer is trained; default: 1")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which each decodes once; default: 5")
     parser.add_argument("--no-bfloat16", action="store_true", help="in float32 alone")
@@ -81,15 +84,16 @@ def speed(rounds: int, *, bfloat16: bool) -> Iterator[dict[str, Any]]:
         yield {"bench": "codec", "decoder": name, "x_real_time": SECONDS_DECODED / median(seconds)}
 
 
-def quality(folder: Path, recipe: str) -> Iterator[dict[str, Any]]:
-    """One row a file of `folder`, then their mean."""
+def quality(folder: Path, recipe: str, bundle: Path | None = None, peer_times: float = 1.0) -> Iterator[dict[str, Any]]:
+    """One row of what training took, one a file of `folder`, then their mean."""
     config, music = _lapped(recipe), _read(folder, recipe)
+    made = None if bundle is None else _of_bundle(bundle, config)
     cut = {name: len(waveform) * 2 // 3 // config.hop * config.hop for name, waveform in music.items()}
     training = _stacked([waveform[: cut[name]] for name, waveform in music.items()], config)
-    ours, peer, start = LappedCodec(config), PeerCodec(config), time.monotonic()
+    ours, peer, start = LappedCodec(config), PeerCodec(config), time.process_time()
     train_codec(ours, training, 0, lambda loss: None)
-    seconds = time.monotonic() - start
-    steps = train(peer, training, 0, seconds)
+    seconds = time.process_time() - start
+    steps = train(peer, training, 0, peer_times * seconds)
     yield {"bench": "codec", "fit_seconds": seconds, "steps": config.steps, "peer_steps": steps}
     rows = []
     for name, waveform in music.items():
@@ -97,6 +101,9 @@ def quality(folder: Path, recipe: str) -> Iterator[dict[str, Any]]:
         figures = _figures(ours.decode(ours.encode(heard)), heard, config)
         theirs = _figures(peer.restored(heard), heard, config)
         rows.append(figures | {f"peer_{key}": value for key, value in theirs.items()})
+        if made:
+            its = _figures(made.decode(made.encode(heard)), heard, config)
+            rows[-1] |= {f"bundle_{key}": value for key, value in its.items()}
         yield {"bench": "codec", "file": name, **rows[-1]}
     yield {"bench": "codec", "file": "mean", **{key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}}
 
@@ -115,6 +122,13 @@ def _lapped(recipe: str) -> LappedCodecConfig:
     if not isinstance(config, LappedCodecConfig):
         raise SystemExit(f"--recipe {recipe}: its codec is not trained here")
     return config
+
+
+def _of_bundle(bundle: Path, config: LappedCodecConfig) -> Codec:
+    codec = load_codec(bundle / "encoders" / "codec")
+    if any(getattr(codec.config, key) != getattr(config, key) for key in ("sample_rate", "hop", "levels", "bins")):
+        raise SystemExit(f"--bundle {bundle}: its codec has other frames, levels or entries than the recipe's")
+    return codec
 
 
 def _read(folder: Path, recipe: str) -> dict[str, Tensor]:

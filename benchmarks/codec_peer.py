@@ -36,7 +36,7 @@ class PeerCodec(nn.Module):
 
 
 def train(codec: PeerCodec, waveforms: Tensor, seed: int, seconds: float) -> int:
-    """Train for `seconds` on random pieces of waveforms [N, T], as long as ours; returns the steps that were made.
+    """Train on random pieces of waveforms [N, T], for `seconds` of the processor as ours; returns the steps made.
 
     Losses are ours as far as it has them: log-mel, the waveform's own distance, and commitment.
     """
@@ -44,8 +44,8 @@ def train(codec: PeerCodec, waveforms: Tensor, seed: int, seconds: float) -> int
     length = round(config.segment_seconds * config.rate) * config.hop
     optimizer = make_optimizer(codec, _LEARNING_RATE, 1e-4)
     codec.train()
-    end, steps = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    end, steps = time.process_time() + seconds, 0
+    while time.process_time() < end:
         rows = torch.randint(0, len(waveforms), (config.batch,), generator=generator)
         starts = torch.randint(0, waveforms.shape[1] - length + 1, (config.batch,), generator=generator)
         pieces = torch.stack([waveforms[row, at : at + length] for row, at in zip(rows, starts, strict=True)])

@@ -1,6 +1,6 @@
-"""A training step of ours beside transformers' MusicGen decoder of the same width and depth.
+"""A training step of ours beside transformers' MusicGen decoder of the same width and depth, and what Ray Train costs.
 
-Runs with torch alone, but for the peer.
+Runs with torch alone, but for the peer and for Ray.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from v2meow.train.loop import Batch, train_step
 from v2meow.train.optim import make_optimizer
 from v2meow.train.speed import peak_rate, step_flops
 
-PEER = "transformers musicgen"
+PEER, RAY = "transformers musicgen", "ray"
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HELP = """\
@@ -36,7 +36,15 @@ without AVX512-BF16: leave it out there with --dtype float32.
 
 24x1024 takes 16 GB of memory and, on two cores, half a minute a round.
 
+Case ray, measured when it is asked for, trains a small stage on random examples by the plain loop and under Ray Train
+with one worker of as many cores, in turns:
+
+  plain_tokens_s, ray_tokens_s  codes a second of the median step, median over the rounds
+  share_of_step                 1 - ray / plain, the median of the rounds' own: should be at most 0.05
+  plain_s, ray_s                a whole training, with the start of Ray and of its worker
+
   uv run --extra extractors python -m benchmarks.train --json
+  uv run --extra pipeline --extra cluster python -m benchmarks.train --case ray --rounds 2 --json
   uv run python -m benchmarks.train --alone --case 4x256 --dtype float32
 """
 
@@ -65,13 +73,17 @@ CASES = (Case(4, 256, 4, batch=4, positions=504), Case(24, 1024, 16, batch=1, po
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the machine, then a row a case and dtype."""
+    """Print the machine, then a row a case and dtype, and one for Ray."""
     asked = _parser().parse_args(arguments)
     measure.emit(measure.machine(), json=asked.json)
     for case in CASES:
         if case.name in (asked.case or [case.name]):
             for row in compare(case, asked.dtype or list(DTYPES), asked.rounds, alone=asked.alone):
                 measure.emit(row, json=asked.json)
+    if RAY in (asked.case or []):
+        from benchmarks.train_ray import compare_ray  # examples on disk and Ray are extras
+
+        measure.emit(compare_ray(asked.rounds), json=asked.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.train", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
-    names = [case.name for case in CASES]
-    parser.add_argument("--case", action="append", choices=names, help="repeatable; default: all")
+    names = [*(case.name for case in CASES), RAY]
+    parser.add_argument("--case", action="append", choices=names, help="repeatable; default: all but ray")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="repeatable; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which each makes one step; default: 5")
     parser.add_argument("--alone", action="store_true", help="without transformers, where it is not installed")

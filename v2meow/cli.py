@@ -18,6 +18,7 @@ from v2meow.cli_models import WorkspaceOption, chosen_workspace
 from v2meow.cli_models import app as models_app
 from v2meow.config import STAGES
 from v2meow.demo import CATALOGUE_VIDEOS
+from v2meow.preempt import CONTINUE_LATER, Interrupted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,7 +71,7 @@ Stage = StrEnum("Stage", STAGES)
 
 
 def main() -> None:
-    """The console entry: exit status 1 for what a person can mend, 2 for usage, 130 for Ctrl-C."""
+    """The console entry: exit status 1 for what a person can mend, 2 for usage, 75 for SIGTERM, 130 for Ctrl-C."""
     # OpenMP threads that spin while another process needs the core made training ten times slower;
     # those that soon sleep cost nothing on an idle machine. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -80,6 +81,9 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             print("interrupted", file=sys.stderr)
         raise
+    except Interrupted as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(CONTINUE_LATER)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("v2meow"):
             raise
@@ -127,7 +131,11 @@ def run(
     ] = None,
     folder: WorkspaceOption = None,
 ) -> None:
-    """Run the steps that are out of date, such as `train@coarse`, through DVC; the rest is left alone."""
+    """Run the steps that are out of date, such as `train@coarse`, through DVC; the rest is left alone.
+
+    SIGTERM stops the step under way; a training first saves what it has learnt. Exit status 75 then says that the
+    same command goes on from there.
+    """
     from v2meow import live, workspace
 
     place = chosen_workspace(folder)
@@ -201,7 +209,10 @@ def check_features(folder: WorkspaceOption = None) -> None:
 
 @app.command(rich_help_panel=_STEPS)
 def train(stage: Stage, folder: WorkspaceOption = None) -> None:
-    """Train one stage of the cascade."""
+    """Train one stage of the cascade.
+
+    SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
+    """
     _step("v2meow.train.step", "run", folder, stage.value)
 
 

@@ -13,14 +13,11 @@ from ray.exceptions import RayError
 
 
 @contextmanager
-def connected(*, show_workers: bool = False) -> Iterator[None]:
-    """Inside the block there is a Ray cluster. Errors of Ray become the error of ours, or of the system's, behind it.
-
-    `show_workers` passes on what workers print.
-    """
+def connected() -> Iterator[None]:
+    """Inside the block there is a Ray cluster. Its errors become those of ours, or of the system's, behind them."""
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=show_workers, logging_level=logging.WARNING)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     except RayError as error:
@@ -35,7 +32,8 @@ def own_cause(error: BaseException) -> BaseException:
     cause: BaseException | None = error
     while cause is not None:
         failures = getattr(cause, "worker_failures", None)  # of Ray Train, by worker
-        cause = next(iter(failures.values())) if failures else getattr(cause, "cause", None) or cause.__cause__
+        inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None) or cause.__cause__
+        cause = next(iter(failures.values())) if failures else inner
         if isinstance(cause, OSError) or (cause and type(cause).__module__.startswith("v2meow")):
             return cause
     return error

@@ -133,19 +133,22 @@ def seaweed(tmp_path, monkeypatch) -> Iterator[str]:
     with (tmp_path / "weed.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(tmp_path)})
     try:
-        wait_for(_bucket_made, 60.0)
+        wait_for(_bucket_writable, 60.0)
         yield "s3://bucket/some/prefix"
     finally:
         server.kill()
         server.wait()
 
 
-def _bucket_made() -> bool:
+def _bucket_writable() -> bool:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
+    client = boto3.client("s3")
     try:
-        boto3.client("s3").create_bucket(Bucket="bucket")
+        if not client.list_buckets()["Buckets"]:
+            client.create_bucket(Bucket="bucket")
+        client.put_object(Bucket="bucket", Key="first", Body=b"of all")  # volumes come up after buckets
     except (BotoCoreError, ClientError):
         return False
     return True

@@ -10,8 +10,9 @@ import torch
 from v2meow.config import STAGES
 from v2meow.model.lm import TokenLM, stage_spec
 from v2meow.train.batches import held_out_batches, hide, make_batch, training_batches
-from v2meow.train.loop import Batch, TrainingError, drop_conditions, held_out_loss, loss_of, train, train_step
+from v2meow.train.loop import Batch, drop_conditions, held_out_loss, loss_of, train, train_step
 from v2meow.train.optim import make_optimizer
+from v2meow.train.spikes import TrainingError
 from v2meow.train.state import TrainState
 from v2meow.train.step import make_model
 
@@ -110,7 +111,7 @@ def test_gradients_are_clipped_and_their_true_norm_is_told():
     recipe = tiny.recipe()
     model, batch = tiny.model("fine"), make_batch(recipe, "fine", tiny.examples(recipe, 2), torch.arange(2))
     config = replace(recipe.stages.fine, clip_norm=0.01)
-    _, told = train_step(model, batch, make_optimizer(model, 0.0, 0.0), config)
+    _, told, _ = train_step(model, batch, make_optimizer(model, 0.0, 0.0), config)
     left = torch.stack([parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]).norm()
     assert left.item() == pytest.approx(0.01, rel=1e-3)
     loss_of(model, batch).mean().backward()  # the same again, unclipped, on top of the clipped ones
@@ -126,7 +127,7 @@ def test_bfloat16_computes_nearly_the_same_loss_and_keeps_the_weights_whole():
     model, batch = _fresh("coarse", recipe), make_batch(recipe, "coarse", tiny.examples(recipe, 2), torch.arange(2))
     exact = loss_of(model, batch).mean().item()
     config = replace(recipe.stages.coarse, bfloat16=True)
-    loss, _ = train_step(model, batch, make_optimizer(model, 1e-3, 0.0), config)
+    loss, *_ = train_step(model, batch, make_optimizer(model, 1e-3, 0.0), config)
     assert loss.mean().item() == pytest.approx(exact, rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -145,7 +146,7 @@ def test_a_step_in_parts_is_the_step_at_once(stage, layout):
         results.append((train_step(model, batch, make_optimizer(model, 0.0, 0.0), config), model))
     (whole, model), *others = results
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for (losses, norm), other in others:
+    for (losses, norm, _), other in others:
         torch.testing.assert_close(losses, whole[0])
         assert norm == pytest.approx(whole[1], rel=1e-5)
         for name, parameter in other.named_parameters():
@@ -185,7 +186,7 @@ def test_a_loss_that_is_no_number_ends_training_at_its_step():
 
 
 def test_a_gradient_that_is_no_number_ends_training_although_the_loss_is_one():
-    """It has ruined the weights already: the loss shows it one step, and perhaps one checkpoint, too late."""
+    """It would ruin the weights: the loss shows it one step, and perhaps one checkpoint, too late."""
     recipe = tiny.recipe()
     state = TrainState(_fresh("fine", recipe), recipe.stages.fine)
     state.model.head.weight.register_hook(lambda gradient: gradient * torch.inf)

@@ -77,13 +77,13 @@ from pathlib import Path
 import tiny
 from v2meow.train import checkpoint, step
 
-def train(state, batches, config, peak, on_step, workers, whole=step.train):
+def train(state, batches, config, peak, on_step, *rest, whole=step.train):
     def shot(report):
         on_step(report)
         if report.step == 4:
             checkpoint.Checkpoints.finish(*made)
             os.kill(os.getpid(), signal.SIGKILL)
-    whole(state, batches, config, peak, shot, workers)
+    whole(state, batches, config, peak, shot, *rest)
 
 class Made(checkpoint.Checkpoints):
     def __init__(self, *arguments):

@@ -7,6 +7,7 @@ from v2meow.config.encoders import CodecConfig, JointConfig, SemanticIdsConfig, 
 from v2meow.config.stages import GenerateConfig, SamplingConfig, StageConfig, StageName, StagesConfig
 
 Strategy = Literal["ddp", "fsdp"]
+OnSpike = Literal["stop", "skip", "roll back"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,19 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Who trains a stage. None of it changes what is learnt, beyond how sums are rounded.
+    """Who trains a stage, and what happens at a spike; the former changes nothing but how sums are rounded.
 
     With `workers` above 1, or where RAY_ADDRESS is set, Ray Train does the work, if it is installed: that many
     processes, each with `cpus` cores and `gpus` GPUs, of which each takes its part of every batch; while machines are
     missing it goes on with fewer, but `min_workers` at least. See `train.workers` for `strategy`. A worker that
     dies is replaced up to `max_failures` times. Checkpoints go to `storage`, a folder or an s3:// address that all
     machines reach, "" for the workspace; the newest `keep` of them stay.
+
+    A step spikes when its loss or gradient is no number or, with `spike_factor` above 0, when the norm of its gradient
+    is more than that many times the median of the last 100 updates' norms, once 20 are known. `on_spike` says what
+    then: `stop` ends training; `skip` leaves out the update of that step, `roll back` goes back to the newest
+    checkpoint, or to the beginning, and leaves it out on the way forward: the same weights where arithmetic repeats
+    to the bit, and a way out where a machine had computed wrongly. More than 10 left out in a row end training.
     """
 
     workers: int = 1
@@ -73,6 +80,8 @@ class TrainConfig:
     max_failures: int = 3
     storage: str = ""
     keep: int = 2
+    on_spike: OnSpike = "stop"
+    spike_factor: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

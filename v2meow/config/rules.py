@@ -160,6 +160,8 @@ def _worker_rules(recipe: Recipe) -> Iterator[Rule]:
     yield known, "train.storage", 'must be an absolute path, an s3:// address, or "" for the workspace'
     yield train.max_failures >= 0, "train.max_failures", "must be at least 0"
     yield train.keep > 0, "train.keep", "must be positive"
+    factor = train.spike_factor == 0 or train.spike_factor > 1
+    yield factor, "train.spike_factor", "must be above 1, or 0 for spikes that are no number only"
     for name in STAGES:
         enough = recipe.stage(name).batch >= train.workers
         yield enough, f"stages.{name}.batch", f"must be at least train.workers, {train.workers}"

@@ -123,7 +123,8 @@ def _curves(workspace: Path, encoders: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _curve(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    steps, losses = (np.array([point[key] for point in figures["curve"]]) for key in ("step", "loss"))
+    made = [point for point in figures["curve"] if point["loss"] is not None]  # a skipped step's is no number
+    steps, losses = (np.array([point[key] for point in made]) for key in ("step", "loss"))
     smoothed, held_out = plots.smooth(losses), figures.get("holdout_loss")
     return {
         "name": name,

@@ -18,6 +18,8 @@ from v2meow.generate.takes import agreement
 from v2meow.media import MediaError, Reader, write_wav
 from v2meow.progress import progress
 
+FADE_SECONDS = 0.1  # at the end of a piece
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -95,12 +97,21 @@ def _make(cascade: Cascade, pieces: list[Piece]) -> tuple[list[_Take], float]:
             first = min(first, time.perf_counter())
             chunks[number].append(chunk)
             bar.advance(note=f"{sum(map(len, chunks[number])) / cascade.recipe.codec.sample_rate:.0f} s")
-    judge = cascade.engines["semantic"].model
+    judge, rate = cascade.engines["semantic"].model, cascade.recipe.codec.sample_rate
     takes = [
-        _Take(piece.brief.seed, torch.cat(parts).numpy(), agreement(judge, piece) if len(pieces) > 1 else 0.0)
+        _Take(
+            piece.brief.seed, faded(torch.cat(parts), rate).numpy(), agreement(judge, piece) if len(pieces) > 1 else 0.0
+        )
         for piece, parts in zip(pieces, chunks, strict=True)
     ]
     return sorted(takes, key=lambda take: -take.agreement), first
+
+
+def faded(waveform: Tensor, rate: int) -> Tensor:
+    """The waveform with its last FADE_SECONDS going down to silence: cut off where the video ends, music clicks."""
+    count = min(len(waveform), round(FADE_SECONDS * rate))
+    fall = 0.5 + 0.5 * torch.cos(torch.linspace(0, math.pi, count + 1)[1:])
+    return torch.cat((waveform[: len(waveform) - count], waveform[len(waveform) - count :] * fall))
 
 
 def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:

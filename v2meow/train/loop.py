@@ -3,10 +3,10 @@
 Knows nothing of files, clusters or progress bars. Runs with torch alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +17,10 @@ from v2meow.config import StageConfig
 from v2meow.model.lm import Conditions, TokenLM, token_losses
 from v2meow.train.optim import rate_at, set_rate
 from v2meow.train.speed import step_flops
+from v2meow.train.spikes import RollBack, SpikeGuard
 from v2meow.train.state import TrainState
 from v2meow.train.workers import Workers, whole
 from v2meow.train.wrap import wrapped
-
-
-class TrainingError(ValueError):
-    """Training that cannot go on; the message names the stage and the step."""
 
 
 @dataclass
@@ -51,7 +48,8 @@ class StepReport:
     """What one step showed: loss in nats a code, gradient norm before clipping, learning rate, speed.
 
     `tokens_s` counts target codes a second, of all workers together; `mfu` is the share of the devices' peak that the
-    step's arithmetic used, `waited` the share of the step's time that this worker waited for its batch.
+    step's arithmetic used, `waited` the share of the step's time that this worker waited for its batch. The update of
+    a `skipped` step was not made.
     """
 
     step: int
@@ -62,6 +60,7 @@ class StepReport:
     tokens_s: float
     mfu: float
     waited: float
+    skipped: bool = False
 
 
 def loss_of(model: TokenLM, batch: Batch, joined: nn.Module | None = None) -> Tensor:
@@ -89,16 +88,18 @@ def train_step(
     config: StageConfig,
     workers: Workers | None = None,
     joined: nn.Module | None = None,
-) -> tuple[Tensor, float]:
+    accepts: Callable[[float, float], bool] = lambda loss, norm: True,
+) -> tuple[Tensor, float, bool]:
     """One update from `batch`, of which this worker takes its part, in passes of `config.accumulate`th parts at most.
 
-    Returns the loss of each level over all workers, [K] on the CPU, and the gradient norm before clipping.
+    Returns the loss of each level, [K] on the CPU, the gradient norm before clipping, and whether the update was made,
+    which `accepts` decides from the mean loss and the norm: those of all workers, and the same in each.
     """
     workers, joined = workers or Workers(), joined or model
     optimizer.zero_grad(set_to_none=True)
     device = model.norm.weight.device
     total = torch.zeros(batch.codes.shape[1], device=device)
-    passes = -(-config.accumulate // workers.size)
+    passes = max(1, min(-(-config.accumulate // workers.size), len(batch.codes) // workers.size))  # none is empty
     for number, part in enumerate(batch.split(workers.size)[workers.rank].split(passes), 1):
         share = len(part.codes) * workers.size / len(batch.codes)  # workers' means are averaged, whatever their parts
         with workers.exchange(joined, now=number == passes):
@@ -107,8 +108,12 @@ def train_step(
             losses.mean().backward()
         total += losses.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()
-    return workers.mean(total).cpu(), whole(norm).item()  # the only places that wait for the device
+    told = workers.mean(torch.cat((total, whole(norm)[None]))).cpu()  # the only place that waits for the device
+    losses, norm = told[:-1], told[-1].item()
+    made = accepts(losses.mean().item(), norm)
+    if made:
+        optimizer.step()
+    return losses, norm, made
 
 
 def train(
@@ -118,21 +123,30 @@ def train(
     peak: float,
     on_step: Callable[[StepReport], None],
     workers: Workers | None = None,
+    guard: SpikeGuard | None = None,
+    go_back: Callable[[int], Iterator[Batch]] | None = None,
 ) -> None:
     """Take `state` from the step it has reached to step `config.steps`, one batch each.
 
     `batches` begin at that step and are those of all workers, of which each takes its part; `peak` is the FLOP/s of
-    one device; `on_step` may save the state, which is then that after the reported step. Raises TrainingError at the
-    first loss or gradient that is no number.
+    one device; `on_step` may save the state, which is then that after the reported step. `guard` says which updates are
+    made; its TrainingError ends training, before the weights are ruined: without one, at the first loss or gradient
+    that is no number. Where it asks to go back from a step, `go_back` changes the state, and returns its next batches.
     """
-    workers = workers or Workers()
+    workers, guard = workers or Workers(), guard or SpikeGuard(state.model.spec.name)
     state.model.train()
     with wrapped(state.model, config):
         joined = workers.joined(state.model)
         while state.step < config.steps:
-            report = _timed_step(state, batches, config, peak, workers, joined)
-            _refuse_no_number(state.model.spec.name, report)
-            state.update_average()
+            try:
+                report = _timed_step(state, batches, config, peak, workers, joined, guard)
+            except RollBack as spike:
+                if go_back is None:
+                    raise
+                batches = go_back(spike.step)
+                continue
+            if not report.skipped:
+                state.update_average()
             state.step += 1
             on_step(report)
     state.use_average()
@@ -140,7 +154,13 @@ def train(
 
 
 def _timed_step(
-    state: TrainState, batches: Iterator[Batch], config: StageConfig, peak: float, workers: Workers, joined: nn.Module
+    state: TrainState,
+    batches: Iterator[Batch],
+    config: StageConfig,
+    peak: float,
+    workers: Workers,
+    joined: nn.Module,
+    guard: SpikeGuard,
 ) -> StepReport:
     """The next step; waiting for its batch counts as a part of it."""
     rate = rate_at(state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=config.steps)
@@ -149,7 +169,8 @@ def _timed_step(
     start = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - start
-    losses, norm = train_step(state.model, batch, state.optimizer, config, workers, joined)
+    accepts = partial(guard.accepts, state.step)
+    losses, norm, made = train_step(state.model, batch, state.optimizer, config, workers, joined, accepts)
     seconds = time.perf_counter() - start
     flops = step_flops(state.model, batch.codes, batch.conditions)
     return StepReport(
@@ -161,20 +182,13 @@ def _timed_step(
         tokens_s=batch.codes.numel() / seconds,
         mfu=flops / seconds / (peak * workers.size),
         waited=waited / seconds,
+        skipped=not made,
     )
 
 
 def _seed(state: TrainState, workers: Workers) -> int:
     """What dropout draws from in this step and worker: nothing of it needs to be saved to go on from a step."""
     return (state.seed * 1_000_003 + state.step) * 4096 + workers.rank
-
-
-def _refuse_no_number(stage: str, report: StepReport) -> None:
-    for name, value in (("loss", report.loss), ("gradient norm", report.gradient_norm)):
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"train {stage}: the {name} is {value} at step {report.step}: lower stages.{stage}.learning_rate"
-            )
 
 
 def drop_conditions(batch: Batch, config: StageConfig, generator: torch.Generator) -> Batch:

@@ -15,7 +15,7 @@ from v2meow.config import Recipe, StageName
 from v2meow.data.dataset import read_examples
 from v2meow.data.manifest import EXAMPLES
 from v2meow.files import sha256
-from v2meow.train.loop import TrainingError
+from v2meow.train.spikes import TrainingError
 from v2meow.train.step import make_model
 
 _PACKAGES = ("torch", "ray", "safetensors", "pyarrow")

@@ -5,15 +5,22 @@ All machines of the cluster see the workspace under the same path. A run's name 
 merely lies in the storage, and a changed recipe never takes over an older run's steps.
 """
 
+import logging
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow.fs import FileSystem, LocalFileSystem, S3FileSystem  # pyright: ignore[reportPrivateImportUsage]
+from pyarrow.fs import (  # pyright: ignore[reportPrivateImportUsage]
+    AwsStandardS3RetryStrategy,
+    FileSystem,
+    LocalFileSystem,
+    S3FileSystem,
+)
 
 from v2meow.cluster import connected, own_cause
 from v2meow.config import Recipe, StageName, TrainConfig
@@ -21,6 +28,7 @@ from v2meow.files import atomic_folder, read_json, write_json
 from v2meow.model.io import save_stage
 from v2meow.model.lm import TokenLM
 from v2meow.train import checkpoint
+from v2meow.train.ray_board import Obituaries, new_board, shown, told
 from v2meow.train.ray_check import refuse_what_cannot_work
 from v2meow.train.state import TrainState
 from v2meow.train.step import SPEED, train_stage
@@ -28,10 +36,19 @@ from v2meow.train.workers import Workers, whole
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")  # then fewer workers go on, where that is allowed
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+_TRIES = 30  # of ten seconds: a storage that is silent for a minute ends no training
 _MODEL, _SPEED = "model", "speed.json"  # in a run's last checkpoint
 
 
@@ -43,11 +60,13 @@ def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     """
     device = torch.device("cuda" if recipe.train.gpus else "cpu")
     work = _Work(stage, recipe, workspace.resolve(), checkpoint.fingerprint(recipe, stage, workspace, device))
-    with connected(show_workers=True):
+    with connected():
         storage, folder = _storage(recipe.train, work.workspace)
         refuse_what_cannot_work(stage, recipe, work.workspace, storage, folder)
+        board = new_board()
         try:
-            result = _trainer(work, storage, folder).fit()
+            with shown(board):
+                result = _trainer(work, storage, folder, board).fit()
         except TrainingFailedError as error:
             raise own_cause(error) from None
         assert result.checkpoint is not None  # the model comes with it
@@ -75,19 +94,20 @@ def _storage(config: TrainConfig, workspace: Path) -> tuple[FileSystem, str]:
     """Where checkpoints go: a file system, and a folder in it."""
     if config.storage.startswith("s3://"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        patient = {"request_timeout": 10, "connect_timeout": 10, "retry_strategy": AwsStandardS3RetryStrategy(_TRIES)}
         options = {"endpoint_override": endpoint} if endpoint else {}
-        return S3FileSystem(**options), config.storage.removeprefix("s3://").rstrip("/")
+        return S3FileSystem(**patient, **options), config.storage.removeprefix("s3://").rstrip("/")
     folder = Path(config.storage) if config.storage else workspace / checkpoint.CHECKPOINTS / "ray"
     folder.mkdir(parents=True, exist_ok=True)
     return LocalFileSystem(), str(folder)
 
 
-def _trainer(work: _Work, storage: FileSystem, folder: str) -> TorchTrainer:
+def _trainer(work: _Work, storage: FileSystem, folder: str, board: Any) -> TorchTrainer:
     config = work.recipe.train
     count = config.workers if config.min_workers == config.workers else (config.min_workers, config.workers)
     return TorchTrainer(
         _train,
-        train_loop_config={"work": work},
+        train_loop_config={"work": work, "board": board},
         scaling_config=ScalingConfig(
             num_workers=count,
             use_gpu=bool(config.gpus),
@@ -99,6 +119,8 @@ def _trainer(work: _Work, storage: FileSystem, folder: str) -> TorchTrainer:
             storage_filesystem=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.keep),
+            callbacks=[Obituaries(board)],
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
 
@@ -106,6 +128,7 @@ def _trainer(work: _Work, storage: FileSystem, folder: str) -> TorchTrainer:
 def _train(config: dict[str, Any]) -> None:
     """What each worker does."""
     work: _Work = config["work"]
+    logging.getLogger().setLevel(logging.WARNING)  # else every checkpoint is told of, between our lines
     workers, device = Workers(work.recipe.train.strategy), get_device()
     torch.set_num_threads(max(1, int(work.recipe.train.cpus)))
     last = ray.train.get_checkpoint()
@@ -114,7 +137,8 @@ def _train(config: dict[str, Any]) -> None:
             if (Path(folder) / _MODEL).exists():  # killed between the last report and the end
                 _report(last, CheckpointUploadMode.NO_UPLOAD)
                 return
-    trained = train_stage(work.stage, work.recipe, work.workspace, device, workers, _Committed(work, workers))
+    with told(config["board"]) if workers.rank == 0 else nullcontext():
+        trained = train_stage(work.stage, work.recipe, work.workspace, device, workers, _Committed(work, workers))
     weights = {name: whole(tensor).cpu() for name, tensor in trained.model.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         if workers.rank == 0:

@@ -3,8 +3,9 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -12,16 +13,18 @@ from typing import Any, Protocol
 
 import torch
 
-from v2meow.config import Recipe, StageConfig, StageName
+from v2meow.config import Recipe, StageConfig, StageName, TrainConfig
 from v2meow.data.dataset import Examples, read_examples
 from v2meow.files import write_json
 from v2meow.model.io import save_stage
 from v2meow.model.lm import TokenLM, stage_spec
+from v2meow.preempt import Asked, Interrupted, never, stoppable
 from v2meow.progress import progress
 from v2meow.train.batches import held_out_batches, training_batches
 from v2meow.train.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints, fingerprint
-from v2meow.train.loop import Batch, StepReport, TrainingError, held_out_loss, train
+from v2meow.train.loop import Batch, StepReport, held_out_loss, train
 from v2meow.train.speed import peak_rate
+from v2meow.train.spikes import Point, ReturnPoint, SpikeGuard, TrainingError
 from v2meow.train.state import TrainState
 from v2meow.train.workers import Workers
 
@@ -55,7 +58,8 @@ class Trained:
 def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     """Train one stage on the training split and write models/STAGE; its metrics hold the loss curve.
 
-    A training that was killed goes on from its last checkpoint, to the same weights. How fast it was is written to
+    A training that was killed goes on from its last checkpoint, to the same weights. SIGTERM ends it after the step
+    under way with a checkpoint, and with Interrupted (not so under Ray). How fast it was is written to
     reports/train_STAGE.json: in the model folder it would give the same model another hash every time.
     """
     if together(recipe):
@@ -64,10 +68,14 @@ def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
         return ray_trainer.run(stage, recipe, workspace)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoints = Checkpoints(workspace / CHECKPOINTS / stage, fingerprint(recipe, stage, workspace, device))
-    trained = train_stage(stage, recipe, workspace, device, Workers(), checkpoints)
-    save_stage(workspace / "models" / stage, trained.model, trained.metrics)
-    write_json(workspace / SPEED.format(stage=stage), trained.speed)
-    checkpoints.discard()
+    with stoppable() as asked:
+        try:
+            trained = train_stage(stage, recipe, workspace, device, Workers(), checkpoints, asked)
+        finally:
+            checkpoints.finish()
+        save_stage(workspace / "models" / stage, trained.model, trained.metrics)
+        write_json(workspace / SPEED.format(stage=stage), trained.speed)
+        checkpoints.discard()
     return trained.figures
 
 
@@ -86,62 +94,128 @@ def together(recipe: Recipe) -> bool:
 
 
 def train_stage(
-    stage: StageName, recipe: Recipe, workspace: Path, device: torch.device, workers: Workers, keeper: Keeper
+    stage: StageName,
+    recipe: Recipe,
+    workspace: Path,
+    device: torch.device,
+    workers: Workers,
+    keeper: Keeper,
+    asked: Asked = never,
 ) -> Trained:
-    """Train one stage together with the other workers, of whom the first has the bar and all have the result."""
+    """Train one stage together with the other workers, of whom the first has the bar and all have the result.
+
+    When `asked` to stop, it does so after the step under way and a checkpoint, with Interrupted.
+    """
     examples = read_examples(recipe, workspace, "train")
     held_out = read_examples(recipe, workspace, "holdout")
-    torch.manual_seed(recipe.seed)
     config = within_epochs(recipe.stage(stage), len(examples))
-    model = make_model(recipe, stage, examples).to(device)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    workers.place(model)
-    state = TrainState(model, config, recipe.seed)
-    curve = _resumed(stage, state, keeper)
-    batches = training_batches(recipe, stage, examples, state.step)
-    reports = _train(state, batches, config, keeper, curve, workers)
-    by_level = held_out_loss(state.model, held_out_batches(recipe, stage, held_out))
-    figures = {"parameters": parameters, "train_loss": curve[-1]["loss"], "holdout_loss": float(by_level.mean())}
+
+    def begin() -> TrainState:
+        torch.manual_seed(recipe.seed)
+        model = make_model(recipe, stage, examples).to(device)
+        workers.place(model)
+        return TrainState(model, config, recipe.seed)
+
+    state, curve, guard = _begun(begin, recipe.train, keeper)
+    batches = partial(training_batches, recipe, stage, examples)
+    reports = _train(state, batches, config, keeper, curve, guard, workers, asked)
+    by_level = held_out_loss(state.model, _unless(asked, stage, held_out_batches(recipe, stage, held_out)))
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    figures = {"parameters": parameters, "train_loss": _last_loss(stage, curve), "holdout_loss": float(by_level.mean())}
     metrics = {**figures, "holdout_loss_by_level": by_level.tolist(), "curve": curve}
     return Trained(state.model, metrics, {"device": device.type, **_speed(reports)})
 
 
-def _resumed(stage: StageName, state: TrainState, keeper: Keeper) -> list[dict[str, Any]]:
-    """The loss curve up to the step that `state` is brought to, where a checkpoint allows it."""
+def _begun(
+    begin: Callable[[], TrainState], config: TrainConfig, keeper: Keeper
+) -> tuple[TrainState, list[Point], SpikeGuard]:
+    """The state to go on from and what belongs to it: that of the newest checkpoint, where it allows it."""
+    state = begin()
+    stage = state.model.spec.name
+    guard = SpikeGuard(stage, config)
     try:
-        curve = keeper.resume(state)
+        curve: list[Point] | None = keeper.resume(state)
     except CheckpointError as reason:
         print(f"train {stage} starts afresh: {reason}", file=sys.stderr)
-        return []
+        return state, [], guard
     if curve is None:
-        return []
+        return state, [], guard
+    if not guard.follow(curve):
+        print(f"train {stage} starts afresh: train.on_spike or spike_factor was another one before", file=sys.stderr)
+        return begin(), [], SpikeGuard(stage, config)
     print(f"train {stage} goes on after {state.step} steps", file=sys.stderr)
-    return curve
+    return state, curve, guard
 
 
 def _train(
     state: TrainState,
-    batches: Iterator[Batch],
+    batches: Callable[[int], Iterator[Batch]],
     config: StageConfig,
     keeper: Keeper,
-    curve: list[dict[str, Any]],
+    curve: list[Point],
+    guard: SpikeGuard,
     workers: Workers,
+    asked: Asked,
 ) -> list[StepReport]:
     """Take `state` to the last step, with a bar and checkpoints; `curve` grows. The reports of this process."""
     reports: list[StepReport] = []
-    with progress(f"train {state.model.spec.name}", config.steps, quiet=workers.rank > 0) as bar:
+    stage, kept = state.model.spec.name, ReturnPoint(state) if guard.goes_back else None
+    with progress(f"train {stage}", config.steps, quiet=workers.rank > 0) as bar:
         bar.done = state.step
 
         def on_step(report: StepReport) -> None:
-            bar.advance(note=f"loss {report.loss:.3f}  {report.tokens_s:.3g} tokens/s  MFU {report.mfu:.0%}")
-            curve.append({"step": report.step, "loss": report.loss, "gradient_norm": report.gradient_norm})
+            bar.advance(note=_note(report))
+            curve.append(_point(report))
             reports.append(report)
-            if state.step % config.checkpoint_steps == 0 and state.step < config.steps:
+            stop = asked()
+            if stop or (state.step % config.checkpoint_steps == 0 and state.step < config.steps):
                 keeper.save(state, curve)
+                if kept:
+                    kept.keep(state)
+            if stop:
+                raise Interrupted(f"train {stage} stopped after {state.step} steps: start it again to go on")
+
+        def go_back(step: int) -> Iterator[Batch]:
+            assert kept is not None  # only a guard that goes back asks for it
+            kept.restore(state)
+            del curve[state.step :]
+            guard.go_back(step, curve)
+            bar.done = state.step
+            return batches(state.step)
 
         peak = peak_rate(state.device, torch.bfloat16 if config.bfloat16 else torch.float32)
-        train(state, batches, config, peak, on_step, workers)
+        train(state, batches(state.step), config, peak, on_step, workers, guard, go_back)
     return reports
+
+
+def _note(report: StepReport) -> str:
+    left_out = "  update left out" if report.skipped else ""
+    return f"loss {report.loss:.3f}  {report.tokens_s:.3g} tokens/s  MFU {report.mfu:.0%}{left_out}"
+
+
+def _point(report: StepReport) -> Point:
+    """The report's place on the loss curve; JSON has no NaN."""
+    figures = {"loss": report.loss, "gradient_norm": report.gradient_norm}
+    numbers = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    return {"step": report.step, **numbers} | ({"skipped": True} if report.skipped else {})
+
+
+def _last_loss(stage: StageName, curve: list[Point]) -> float:
+    """That of the last step whose update was made."""
+    losses = [point["loss"] for point in curve if not point.get("skipped")]
+    if not losses:
+        raise TrainingError(
+            f"train {stage}: no update was made in {len(curve)} steps: lower stages.{stage}.learning_rate"
+        )
+    return losses[-1]
+
+
+def _unless(asked: Asked, stage: StageName, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, as long as nobody asks to stop: there may be minutes of them."""
+    for batch in batches:
+        if asked():
+            raise Interrupted(f"train {stage} stopped while it measured its held-out loss: start it again to go on")
+        yield batch
 
 
 def within_epochs(config: StageConfig, examples: int) -> StageConfig:

@@ -3,17 +3,20 @@
 Runs with torch alone: who started the processes, and on how many machines, is not known here.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from v2meow.config import Strategy
 from v2meow.model.lm import TokenLM
+from v2meow.model.transformer import CrossAttention
 
 
 class Workers:
@@ -31,16 +34,29 @@ class Workers:
     def place(self, model: TokenLM) -> None:
         """Cut the model into parts, in place, where the strategy asks for it: before there is an optimizer."""
         if self.strategy == "fsdp" and self.size > 1:
-            for block in (*model.encoder, *model.blocks):
-                fully_shard(block)
-            fully_shard(model)
+            # Said at every call, of views that nobody changes in place.
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+            # The memory is projected for all blocks before the first of them runs and gathers its weights.
+            projections = [part.key_value for part in model.modules() if isinstance(part, CrossAttention)]
+            # Left to itself, FSDP takes the GPUs of a machine that has any.
+            mesh = init_device_mesh(model.norm.weight.device.type, (self.size,))
+            for part in (*projections, *model.encoder, *model.blocks, model):
+                fully_shard(part, mesh=mesh)
 
     def joined(self, model: TokenLM) -> nn.Module:
         """What to call instead of `model`, so that gradients of all processes are averaged."""
         if self.size == 1 or self.strategy == "fsdp":
             return model
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
         devices = [model.norm.weight.device] if model.norm.weight.is_cuda else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            model,
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            # Nothing is unused, but without this, buckets are made anew after the first step. Sums of three workers
+            # and more depend on that in their last bit, and training that goes on has another first step.
+            find_unused_parameters=True,
+        )
 
     @contextmanager
     def exchange(self, joined: nn.Module, *, now: bool) -> Iterator[None]:

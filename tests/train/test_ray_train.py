@@ -1,0 +1,188 @@
+"""Training by Ray Train, on two machines of a cluster in miniature: the same curve, whatever dies on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+from catalogues import write_examples
+
+from v2meow.config import Recipe
+from v2meow.train import step
+from v2meow.train.spikes import TrainingError
+
+cluster = pytest.importorskip("v2meow.cluster")
+ray = cluster.ray
+pytestmark = pytest.mark.slow
+
+QUICK = {  # to see that somebody is missing
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+CHANGES = {
+    "stages.coarse.steps": 40,
+    "stages.coarse.max_epochs": 1000,
+    "stages.coarse.batch": 32,
+    "stages.coarse.width": 64,
+    "stages.coarse.ema": 0.9,
+    "stages.coarse.checkpoint_steps": 5,
+    "train.cpus": 1.0,
+}
+TWO = {"train.workers": 2, "train.min_workers": 2}
+
+
+def _recipe(changes: dict | None = None) -> Recipe:
+    return tiny.recipe(CHANGES | TWO | (changes or {}))
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """A head that works for nobody, and two machines of one worker each."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in QUICK.items():
+            patched.setenv(name, value)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        patched.setenv("RAY_ADDRESS", str(made.address))
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(machines, tmp_path_factory):
+    """The metrics of a training in which nothing happened."""
+    place = write_examples(tmp_path_factory.mktemp("undisturbed"), _recipe())
+    step.run("coarse", _recipe(), place)
+    return _metrics(place)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return write_examples(tmp_path, _recipe())
+
+
+def _metrics(place: Path) -> dict:
+    return json.loads((place / "models/coarse/metrics.json").read_text())
+
+
+def _committed_step(place: Path) -> int:
+    """The step of the newest checkpoint that Ray will go on from; 0 without one."""
+    told = (place / "checkpoints/ray").glob("*/checkpoint_*/worker-00000.json")
+    names = "".join(file.read_text() for file in (place / "checkpoints/ray").glob("*/checkpoint_manager_snapshot.json"))
+    return max((json.loads(file.read_text())["step"] for file in told if file.parent.name in names), default=0)
+
+
+def _wait(for_what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not for_what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
+
+
+def _workers() -> list[int]:
+    """Processes of Ray Train that compute."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"RayTrainWorker" in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def _disturbed(place: Path, disturb) -> None:
+    """Train, and do `disturb` after the first checkpoint, in this thread: only it may start machines."""
+    failed: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            step.run("coarse", _recipe(), place)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        _wait(lambda: _committed_step(place) > 0)
+        disturb()
+    finally:
+        thread.join(240)
+    assert not thread.is_alive(), "the training did not end"
+    assert not failed, failed
+
+
+def test_two_workers_learn_what_one_learns(undisturbed, place, monkeypatch):
+    """There is no chance in it: what is left is the order of sums."""
+    monkeypatch.delenv("RAY_ADDRESS")
+    step.run("coarse", tiny.recipe(CHANGES), place)
+    alone = _metrics(place)
+    expected = pytest.approx([point["loss"] for point in alone["curve"]], rel=1e-4)
+    assert len(undisturbed["curve"]) == 40 and [point["loss"] for point in undisturbed["curve"]] == expected
+    assert undisturbed["holdout_loss"] == pytest.approx(alone["holdout_loss"], rel=1e-4)
+
+
+def test_a_worker_and_a_machine_that_are_killed_are_replaced(undisturbed, place, machines, capfd):
+    """Both in one training, one after the other: it ends with the very same curve and model."""
+
+    def kill() -> None:
+        os.kill(_workers()[0], signal.SIGKILL)
+        before = _committed_step(place)
+        _wait(lambda: _committed_step(place) > before)
+        machines.remove_node(next(iter(machines.worker_nodes)), allow_graceful=False)
+        machines.add_node(num_cpus=1)
+
+    _disturbed(place, kill)
+    assert _metrics(place) == undisturbed
+    said = capfd.readouterr().err
+    assert "worker 0 failed: " in said and "train coarse goes on after" in said
+    assert list((place / "checkpoints/ray").iterdir()) == []  # the run is over
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from v2meow.config import parse_recipe
+from v2meow.train import step
+import json
+step.run("coarse", parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_driver_goes_on_when_it_is_started_again(undisturbed, place):
+    command = [sys.executable, "-c", DRIVER, json.dumps(tiny.values(CHANGES | TWO)), str(place)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait(lambda: _committed_step(place) > 0 or first.poll() is not None)
+    finally:
+        first.kill()
+        said = first.communicate()[1]
+        assert first.returncode == -signal.SIGKILL, said
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert again.returncode == 0, again.stderr
+    assert "train coarse goes on after" in again.stderr
+    assert _metrics(place) == undisturbed
+
+
+def test_all_that_cannot_work_is_told_before_a_worker_starts(machines, place):
+    """A wrong setting that shows after an hour in the queue costs the hour."""
+    (place / "file").write_text("")
+    with pytest.raises(TrainingError) as caught:
+        step.run("coarse", _recipe({"train.cpus": 8.0, "train.storage": str(place / "storage")}), place)
+    told = str(caught.value).splitlines()
+    assert told[0] == "train coarse cannot start:"
+    assert "2 with 8 CPU each, and the cluster has room for 0" in told[1]
+    assert not _workers()
