@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import yaml
 from catalogues import write_examples
 from processes import alive, wait_for
@@ -61,7 +62,7 @@ def _files(place: Path) -> dict[str, bytes]:
 
 
 def _start(place: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | more  # other sums in other parts
     command = [sys.executable, "-m", "v2meow.cli", *arguments]
     return subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
 
