@@ -162,7 +162,11 @@ def test_control_c_ends_the_step_too(fresh):
     pipeline = {"stages": {"wait": {"cmd": waiting, "outs": ["never"]}}}
     (fresh / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
     command = [sys.executable, "-m", "v2meow.cli", "run"]
-    run = subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & would ignore it
+    try:
+        run = subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for(lambda: (fresh / "pid").exists() and (fresh / "pid").read_text() != "")
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=30)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from pyarrow.fs import (  # pyright: ignore[reportPrivateImportUsage]
-    AwsStandardS3RetryStrategy,
     FileSystem,
     LocalFileSystem,
     S3FileSystem,
@@ -48,7 +47,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-_TRIES = 30  # of ten seconds: a storage that is silent for a minute ends no training
+_PATIENCE_S = 40  # with a silent storage, three times over: another number of tries does not travel to the workers
 _MODEL, _SPEED = "model", "speed.json"  # in a run's last checkpoint
 
 
@@ -94,7 +93,7 @@ def _storage(config: TrainConfig, workspace: Path) -> tuple[FileSystem, str]:
     """Where checkpoints go: a file system, and a folder in it."""
     if config.storage.startswith("s3://"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        patient = {"request_timeout": 10, "connect_timeout": 10, "retry_strategy": AwsStandardS3RetryStrategy(_TRIES)}
+        patient = {"request_timeout": _PATIENCE_S, "connect_timeout": _PATIENCE_S}
         options = {"endpoint_override": endpoint} if endpoint else {}
         return S3FileSystem(**patient, **options), config.storage.removeprefix("s3://").rstrip("/")
     folder = Path(config.storage) if config.storage else workspace / checkpoint.CHECKPOINTS / "ray"
