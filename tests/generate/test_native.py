@@ -3,6 +3,7 @@
 import itertools
 import threading
 
+import numba
 import numpy as np
 import pytest
 import tiny
@@ -16,7 +17,7 @@ from v2meow.generate.native import maths
 from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT8, LANES
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.products import project, whole_groups
-from v2meow.generate.native.step import compiled
+from v2meow.generate.native.step import _of, compiled, sources
 from v2meow.generate.native.team import Team, meet
 from v2meow.generate.native.weights import Matrices
 from v2meow.generate.sampling import sample
@@ -178,3 +179,16 @@ def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(names["double"])
     assert compiled(names["double"])(21) == 42
+
+
+def test_what_is_kept_on_disk_is_forgotten_when_a_part_of_it_changes(tmp_path):
+    """Numba looks at the file of the step alone: after an update, tiles of the old version would go on computing."""
+    (tmp_path / "a.py").write_text("one")
+    (tmp_path / "b.py").write_text("two")
+    before = sources(tmp_path)
+    assert sources(tmp_path) == before
+    (tmp_path / "b.py").write_text("three")
+    assert sources(tmp_path) != before
+    made = [_of(version) for version in (0, 0, 1)]
+    keys = [step._cache._index_key((numba.int64,) * 6, step.targetctx.codegen()) for step in made]
+    assert keys[0] == keys[1] != keys[2]

@@ -4,7 +4,9 @@ Each thread computes its share of a layer's outputs, or of the heads; between la
 Legend: N rows, D width, F feed-forward width, H heads, P places of the cache, M places of memory, K codebooks.
 """
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,8 +80,8 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, **FAST)(function)
 
 
-@compiled
-def step(parts, requests, rows, met, thread, threads):
+@njit(**FAST)
+def _step(parts, requests, rows, met, thread, threads):
     """The next code of every codebook, for the first `requests` requests, which have the first `rows` rows.
 
     `parts` are a plan's, as a plain tuple: Numba takes a named one for a new type to look up, every time, for a
@@ -236,3 +238,22 @@ def _project_and_add(kind, weights, scales, x, rows, y, total, sums, thread, thr
     for row in range(rows):
         for i in range(first, last):
             total[row, i] += y[row, i]
+
+
+def sources(folder: Path = Path(__file__).parent) -> int:
+    """A checksum of all that `step` is compiled from."""
+    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py"))))
+
+
+def _of(version: int) -> Any:
+    """`_step`, to be kept on disk for this version of its parts: Numba by itself looks at this file alone."""
+
+    @compiled
+    def step(parts, requests, rows, met, thread, threads):
+        if version >= 0:
+            _step(parts, requests, rows, met, thread, threads)
+
+    return step
+
+
+step = _of(sources())
