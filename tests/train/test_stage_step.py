@@ -8,16 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from catalogues import write_examples
 
 from v2meow.config import STAGES
-from v2meow.data.dataset import schema
-from v2meow.data.manifest import EXAMPLES, DataError
-from v2meow.data.shards import write_marker
+from v2meow.data.manifest import DataError
 from v2meow.model.io import load_stage
 from v2meow.train.step import make_model, run, within_epochs
 
@@ -25,26 +22,7 @@ from v2meow.train.step import make_model, run, within_epochs
 @pytest.fixture
 def workspace(tmp_path):
     """Five examples to learn from and three that are held out."""
-    recipe = tiny.recipe()
-    examples = tiny.examples(recipe, 8)
-    rows = [
-        {
-            "clip_id": examples.clip_id[row],
-            "video_id": examples.video_id[row],
-            "split": "train" if row < 5 else "holdout",
-            "caption": "",
-            "attributes": "{}",
-            "semantic": examples.semantic[row].flatten().tolist(),
-            "codes": examples.codes[row].flatten().tolist(),
-            "visual_motion": examples.visual[0][row].flatten().tolist(),
-            "joint": examples.joint[row].tolist(),
-        }
-        for row in range(8)
-    ]
-    (tmp_path / EXAMPLES).mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema(recipe)), tmp_path / EXAMPLES / "part-00000.parquet")
-    write_marker(tmp_path / EXAMPLES)
-    return tmp_path
+    return write_examples(tmp_path, tiny.recipe())
 
 
 @pytest.mark.parametrize("stage", STAGES)
