@@ -212,7 +212,8 @@ def train(stage: Stage, folder: WorkspaceOption = None) -> None:
     """Train one stage of the cascade.
 
     In this process, or by Ray Train where the recipe's train.workers is above 1 or RAY_ADDRESS names a cluster.
-    SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
+    In this process SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
+    Killed, it goes on from its last checkpoint.
     """
     _step("v2meow.train.step", "run", folder, stage.value)
 

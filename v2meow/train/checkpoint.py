@@ -36,7 +36,7 @@ _FORMAT = 2
 _NEEDED = {"format", "fingerprint", "step", "workers", "files", "besides"}
 # Of the recipe, what a stage's training depends on; the same as in dvc.yaml.
 SECTIONS = ("seed", "data", "visual", "semantic_ids", "codec", "joint")
-_CODE = ("config", "model", "train")  # of this project, what decides the weights
+_CODE = ("config", "data", "model", "train")  # of this project, what decides the weights
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 
 

@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow.fs import (  # pyright: ignore[reportPrivateImportUsage]
-    FileSystem,
-    LocalFileSystem,
-    S3FileSystem,
-)
+from pyarrow.fs import FileSystem, LocalFileSystem, S3FileSystem  # pyright: ignore[reportPrivateImportUsage]
 
 from v2meow.cluster import connected, own_cause
 from v2meow.config import Recipe, StageName, TrainConfig
