@@ -24,9 +24,22 @@ def _tiles(kind: int) -> tuple[Any, ...]:
     )
 
 
-_F32_1, _F32_2, _F32_ALL, _F32_PART, _F32_LEFT = _tiles(FLOAT32)
-_BF16_1, _BF16_2, _BF16_ALL, _BF16_PART, _BF16_LEFT = _tiles(BFLOAT16)
-_INT8_1, _INT8_2, _INT8_ALL, _INT8_PART, _INT8_LEFT = _tiles(INT8)
+def _of_kind(float32: Any, bfloat16: Any, int8: Any) -> Any:
+    """One function of the three, which are chosen from when it is called."""
+
+    @njit
+    def product(kind, weights, x, y, sums, ahead, wide, tall, first, end):
+        if kind == FLOAT32:
+            float32(weights, x, y, sums, ahead, wide, tall, first, end)
+        elif kind == BFLOAT16:
+            bfloat16(weights, x, y, sums, ahead, wide, tall, first, end)
+        else:
+            int8(weights, x, y, sums, ahead, wide, tall, first, end)
+
+    return product
+
+
+_one, _two, _all, _part, _left = map(_of_kind, _tiles(FLOAT32), _tiles(BFLOAT16), _tiles(INT8))
 
 
 def whole_groups(rows: int) -> int:
@@ -61,7 +74,10 @@ def project(kind, weights, scales, x, rows, y, sums, thread, threads):
     while out < last:
         at, to_y = weights + out * line, y.ctypes.data + 4 * out
         if rows <= 2:
-            _few(kind, rows, at, x.ctypes.data, to_y, sums.ctypes.data, wide, tall)
+            if rows == 1:
+                _one(kind, at, x.ctypes.data, to_y, sums.ctypes.data, at + AHEAD, wide, tall, 0, wide)
+            else:
+                _two(kind, at, x.ctypes.data, to_y, sums.ctypes.data, at + AHEAD, wide, tall, 0, wide)
             out += OUTS
         else:
             outs = _WIDE if last - out >= _WIDE else _NARROW
@@ -94,52 +110,3 @@ def _many(kind, groups, outs, weights, x, y, sums, wide, tall):
             else:
                 _part(kind, weights, from_x, to_y, kept, ahead, wide, tall, first, end)
             done += end - first
-
-
-@njit
-def _few(kind, rows, weights, x, y, sums, wide, tall):
-    ahead = weights + AHEAD
-    if kind == FLOAT32:
-        if rows == 1:
-            _F32_1(weights, x, y, sums, ahead, wide, tall, 0, wide)
-        else:
-            _F32_2(weights, x, y, sums, ahead, wide, tall, 0, wide)
-    elif kind == BFLOAT16:
-        if rows == 1:
-            _BF16_1(weights, x, y, sums, ahead, wide, tall, 0, wide)
-        else:
-            _BF16_2(weights, x, y, sums, ahead, wide, tall, 0, wide)
-    elif rows == 1:
-        _INT8_1(weights, x, y, sums, ahead, wide, tall, 0, wide)
-    else:
-        _INT8_2(weights, x, y, sums, ahead, wide, tall, 0, wide)
-
-
-@njit
-def _all(kind, weights, x, y, sums, ahead, wide, tall, first, end):
-    if kind == FLOAT32:
-        _F32_ALL(weights, x, y, sums, ahead, wide, tall, first, end)
-    elif kind == BFLOAT16:
-        _BF16_ALL(weights, x, y, sums, ahead, wide, tall, first, end)
-    else:
-        _INT8_ALL(weights, x, y, sums, ahead, wide, tall, first, end)
-
-
-@njit
-def _part(kind, weights, x, y, sums, ahead, wide, tall, first, end):
-    if kind == FLOAT32:
-        _F32_PART(weights, x, y, sums, ahead, wide, tall, first, end)
-    elif kind == BFLOAT16:
-        _BF16_PART(weights, x, y, sums, ahead, wide, tall, first, end)
-    else:
-        _INT8_PART(weights, x, y, sums, ahead, wide, tall, first, end)
-
-
-@njit
-def _left(kind, weights, x, y, sums, ahead, wide, tall, first, end):
-    if kind == FLOAT32:
-        _F32_LEFT(weights, x, y, sums, ahead, wide, tall, first, end)
-    elif kind == BFLOAT16:
-        _BF16_LEFT(weights, x, y, sums, ahead, wide, tall, first, end)
-    else:
-        _INT8_LEFT(weights, x, y, sums, ahead, wide, tall, first, end)
