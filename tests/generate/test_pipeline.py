@@ -21,7 +21,8 @@ from v2meow.encoders.visual import WIDTH
 from v2meow.files import write_json
 from v2meow.generate.files import Order, generate_file, read_features
 from v2meow.generate.piece import Brief, Piece
-from v2meow.generate.pipeline import Cascade, PromptError
+from v2meow.generate.parts import PromptError, stage_engine
+from v2meow.generate.pipeline import Cascade
 from v2meow.generate.request import Request
 from v2meow.generate.takes import agreement
 from v2meow.media import MediaError, Reader, read_wav, write_video, write_wav
@@ -182,7 +183,7 @@ def test_each_window_is_decoded_from_its_own_stretch_and_the_end_of_the_one_befo
     """Pictures, ids or codes of another second would all sound as good, and fit nothing."""
     greedy = copy(cascade)
     greedy.recipe = tiny.recipe({f"generate.{stage}.top_k": 1 for stage in STAGES})
-    greedy.engines = {stage: greedy._engine(stage, parts[stage].parent, 1) for stage in STAGES}
+    greedy.engines = {stage: stage_engine(parts[stage].parent, greedy.recipe, stage, 1) for stage in STAGES}
     piece = _piece(greedy, 3.0)
     visual = piece.brief.visual[0][None]
     _finish(greedy, piece)

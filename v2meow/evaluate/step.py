@@ -18,7 +18,8 @@ from v2meow.evaluate import card, listen, planted
 from v2meow.evaluate.agreement import correlation_scores, permutation_test
 from v2meow.evaluate.gate import BUNDLE, REPORTS
 from v2meow.files import atomic_folder, read_json, write_json
-from v2meow.generate.pipeline import VISUAL, Cascade
+from v2meow.generate.parts import VISUAL
+from v2meow.generate.pipeline import Cascade
 from v2meow.media import write_wav
 from v2meow.model.io import load_stage
 from v2meow.model.lm import TokenLM

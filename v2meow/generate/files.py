@@ -12,8 +12,10 @@ from torch import Tensor
 
 from v2meow.config import Recipe, VisualConfig
 from v2meow.encoders.visual import load_visual
+from v2meow.files import sha256
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.pipeline import CHUNK_SECONDS, Cascade
+from v2meow.generate.provenance import comment, provenance
 from v2meow.generate.takes import agreement
 from v2meow.media import MediaError, Reader, write_wav
 from v2meow.progress import progress
@@ -57,12 +59,13 @@ def generate_file(video: Path, out: Path, model: Path, order: Order) -> dict[str
         began = time.perf_counter()
         takes, first = _make(cascade, pieces)
         took = time.perf_counter() - began
-        rate = cascade.recipe.codec.sample_rate
+        rate, seen = cascade.recipe.codec.sample_rate, sha256(video)
         for number, take in enumerate(takes, 1):
             file = out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
-            reader.mux(video, take.waveform, rate, file)
+            about = comment(provenance(bundle=cascade.bundle, seed=take.seed, video=seen, prompt=order.prompt))
+            reader.mux(video, take.waveform, rate, file, about)
             if order.wav:
-                write_wav(file.with_suffix(".wav"), take.waveform, rate)
+                write_wav(file.with_suffix(".wav"), take.waveform, rate, about)
     best, length = takes[0], pieces[0].brief.seconds
     level = 10 * math.log10(float(np.mean(best.waveform.astype(np.float64) ** 2)) + 1e-12)
     figures = {"out": str(out), "seconds": round(length, 3), "level_dbfs": round(level, 1), "seed": best.seed}
@@ -109,9 +112,14 @@ def _make(cascade: Cascade, pieces: list[Piece]) -> tuple[list[_Take], float]:
 
 def faded(waveform: Tensor, rate: int) -> Tensor:
     """The waveform with its last FADE_SECONDS going down to silence: cut off where the video ends, music clicks."""
-    count = min(len(waveform), round(FADE_SECONDS * rate))
+    count = min(len(waveform), fading(rate))
     fall = 0.5 + 0.5 * torch.cos(torch.linspace(0, math.pi, count + 1)[1:])
     return torch.cat((waveform[: len(waveform) - count], waveform[len(waveform) - count :] * fall))
+
+
+def fading(rate: int) -> int:
+    """How many samples at the end of a piece go down to silence."""
+    return round(FADE_SECONDS * rate)
 
 
 def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> tuple[Tensor, ...]:

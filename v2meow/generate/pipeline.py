@@ -12,27 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from v2meow import assets, bundle
-from v2meow.config import STAGES, Recipe, StageName, load_recipe
+from v2meow import bundle
+from v2meow.config import STAGES, Recipe, StageName
 from v2meow.encoders.codec import load_codec
-from v2meow.encoders.joint import load_joint
 from v2meow.encoders.semantic import load_semantic
-from v2meow.encoders.visual import check_assets
-from v2meow.files import read_json
-from v2meow.generate.engine import Engine
-from v2meow.generate.guidance import guidance_rows
-from v2meow.generate.parallel import ParallelEngine
+from v2meow.generate.parts import StageEngine, TextTower, bundle_recipe, device, stage_engine
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.windows import Window
-from v2meow.model.io import load_stage
-from v2meow.weights import METRICS
 
-VISUAL = "encoders/visual.json"  # in a bundle: fingerprints of the assets of visual extractors, where there are any
 CHUNK_SECONDS = 1.0  # sound is decoded and handed out in pieces of this length
-
-
-class PromptError(ValueError):
-    """A prompt that this model cannot follow."""
 
 
 class Cascade:
@@ -45,36 +33,19 @@ class Cascade:
         they are others than it was trained with.
         """
         self.bundle = bundle.verify(folder)
-        self.recipe: Recipe = load_recipe(folder / "recipe.yaml")
-        assets.check_licences(self.recipe)
-        extracted = folder / VISUAL
-        check_assets(extracted, self.recipe.visual, read_json(extracted) if extracted.is_file() else {})
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.engines: dict[StageName, Engine | ParallelEngine] = {
-            name: self._engine(name, folder, pieces) for name in STAGES
+        self.recipe: Recipe = bundle_recipe(folder)
+        self.device = device()
+        self.engines: dict[StageName, StageEngine] = {
+            name: stage_engine(folder, self.recipe, name, pieces) for name in STAGES
         }
         self.codec = load_codec(folder / "encoders" / "codec")
         self.ids = load_semantic(folder / "encoders" / "semantic")
-        self.joint = load_joint(folder / "encoders" / "joint")
+        self.text = TextTower(folder)
         self._asked: dict[StageName, dict[int, tuple[Piece, Window]]] = {name: {} for name in STAGES}
-        self.follows_text = bool(read_json(folder / "encoders" / "joint" / METRICS)["follows_text"])
-
-    def _engine(self, name: StageName, folder: Path, pieces: int) -> Engine | ParallelEngine:
-        model = load_stage(folder / name).to(self.device)
-        sampling, seconds = self.recipe.sampling(name), self.recipe.stage(name).window_seconds
-        copies = len(guidance_rows(sampling, has_video=bool(model.spec.visual), has_text=bool(model.spec.joint_width)))
-        make = Engine if model.causal else ParallelEngine
-        precision = self.recipe.generate.precision
-        return make(model, sampling, rows=copies * pieces, seconds=seconds, precision=precision)
 
     def embed_prompt(self, prompt: str) -> Tensor:
         """[width]. PromptError when the model was trained without captions, or the prompt is empty."""
-        if not self.follows_text:
-            raise PromptError("--prompt: this model was trained on videos without captions and cannot follow text")
-        if not prompt.strip():
-            raise PromptError("--prompt: the prompt is empty")
-        with torch.inference_mode():
-            return self.joint.embed_text([prompt])[0]
+        return self.text.embed(prompt)
 
     def begin_with(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Ids [t] and codes [K, T] of music [samples] that a piece shall begin with; less than an id is cut off."""

@@ -4,6 +4,17 @@ from v2meow.media.probe import AudioProbe, Probe
 from v2meow.media.read import seek_plan
 from v2meow.media.reader import Reader
 from v2meow.media.source import MediaError
-from v2meow.media.write import read_wav, write_video, write_wav
+from v2meow.media.write import pcm, read_wav, wav_header, write_video, write_wav
 
-__all__ = ["AudioProbe", "MediaError", "Probe", "Reader", "read_wav", "seek_plan", "write_video", "write_wav"]
+__all__ = [
+    "AudioProbe",
+    "MediaError",
+    "Probe",
+    "Reader",
+    "pcm",
+    "read_wav",
+    "seek_plan",
+    "wav_header",
+    "write_video",
+    "write_wav",
+]

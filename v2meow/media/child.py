@@ -81,7 +81,7 @@ def carry_out(
     if operation == "waveform":
         return {}, waveform(path, limits, **arguments)
     assert operation == "mux" and array is not None, operation
-    mux(path, limits, array, arguments["rate"], Path(arguments["out"]))
+    mux(path, limits, array, arguments["rate"], Path(arguments["out"]), arguments["comment"])
     return {}, None
 
 

@@ -24,10 +24,11 @@ _TICKS = 90_000  # a second, where pictures are encoded anew: fine enough for an
 _THREADS = 2
 
 
-def mux(video: Path, limits: MediaConfig, waveform: np.ndarray, rate: int, out: Path) -> None:
+def mux(video: Path, limits: MediaConfig, waveform: np.ndarray, rate: int, out: Path, comment: str) -> None:
     """Write `video` to `out` as MP4 with `waveform`, float32 [T] at `rate`, as its only soundtrack.
 
-    The sound starts with the first picture and is cut, or filled with silence, to the length of the video.
+    `comment` is what players call so. The sound starts with the first picture and is cut, or filled with silence, to
+    the length of the video.
     """
     about = probe(video, limits)
     samples = round(about.seconds * rate)
@@ -35,6 +36,8 @@ def mux(video: Path, limits: MediaConfig, waveform: np.ndarray, rate: int, out: 
     with open_source(video, limits) as source, av.open(str(out), "w", format="mp4", options=MP4_OPTIONS) as sink:
         pictures = _copied(source, sink) if _can_be_copied(video, limits, about) else _encoded(source, sink, about)
         audio = add_aac(sink)
+        if comment:
+            sink.metadata["comment"] = comment
         interleave(sink, pictures, encoded_sound(audio, sound, rate))
 
 

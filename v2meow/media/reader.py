@@ -80,8 +80,10 @@ class Reader:
         """
         return self._ask(path, "waveform", rate=rate, start=start, seconds=seconds)[1]
 
-    def mux(self, video: Path, waveform: np.ndarray, rate: int, out: Path) -> None:
+    def mux(self, video: Path, waveform: np.ndarray, rate: int, out: Path, comment: str = "") -> None:
         """Write `video` with `waveform`, float32 [T] in [-1, 1], as its only soundtrack, to the MP4 file `out`.
+
+        `comment` goes into the file, where players look for one.
 
         The picture is copied where MP4 can hold its codec, else encoded anew as H.264. The sound starts
         with the picture and is cut, or filled with silence, to its length.
@@ -95,7 +97,7 @@ class Reader:
         with atomic_file(out) as temporary:
             child = _Child(replace(self.limits, timeout_s=patience), _MUX_FILE_BYTES)
             try:
-                child.ask(video, "mux", samples, rate=rate, out=str(temporary.absolute()))
+                child.ask(video, "mux", samples, rate=rate, out=str(temporary.absolute()), comment=comment)
             finally:
                 child.stop()
 

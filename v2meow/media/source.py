@@ -39,6 +39,9 @@ class MediaError(ValueError):
         self.path, self.reason = path, " ".join(reason.split())
         super().__init__(f"{path}: {self.reason}")
 
+    def __reduce__(self) -> tuple[type["MediaError"], tuple[Path, str]]:
+        return MediaError, (self.path, self.reason)  # it crosses from process to process
+
 
 @dataclass(frozen=True)
 class Source:

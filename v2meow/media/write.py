@@ -4,6 +4,7 @@ Files are written where they are told to be; who needs them to appear whole wrap
 """
 
 import heapq
+import struct
 import wave
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -25,15 +26,26 @@ _AUDIO_RATE = 48_000
 _AUDIO_BITS = 160_000
 
 
-def write_wav(path: Path, waveform: np.ndarray, rate: int) -> None:
-    """Write float32 [T] in [-1, 1] as 16-bit PCM; what lies outside is clipped."""
+def write_wav(path: Path, waveform: np.ndarray, rate: int, comment: str = "") -> None:
+    """Write mono sound, float32 [T] in [-1, 1], as 16 bit PCM."""
     assert waveform.ndim == 1, waveform.shape
-    samples = np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2")
-    with atomic_file(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.tobytes())
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(wav_header(len(waveform), rate, comment) + pcm(waveform))
+
+
+def pcm(waveform: np.ndarray) -> bytes:
+    """Sound, float32 [T] in [-1, 1], as 16 bit little-endian samples; louder is clipped."""
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def wav_header(samples: int, rate: int, comment: str = "") -> bytes:
+    """What comes before so many samples of mono 16 bit PCM in a WAV file; `comment` is what players call so."""
+    text = comment.encode() + b"\0" * (2 - len(comment.encode()) % 2)  # ends with a zero, and chunks have even lengths
+    info = b"INFO" + b"ICMT" + struct.pack("<I", len(text)) + text if comment else b""
+    notes = b"LIST" + struct.pack("<I", len(info)) + info if comment else b""
+    layout = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    data = b"data" + struct.pack("<I", 2 * samples)
+    return b"RIFF" + struct.pack("<I", 4 + len(layout + notes + data) + 2 * samples) + b"WAVE" + layout + notes + data
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:

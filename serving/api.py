@@ -1,0 +1,205 @@
+"""The HTTP API: requests in, music out. One shape for every error, and a page for people at `/`.
+
+It carries a `Service` and knows nothing of what carries it: Ray Serve does, and any ASGI server can.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from serving import answers, schema
+from serving.keys import OPEN, Doorkeeper, Key
+from serving.problems import MEDIA_TYPE, Problem, problem_of
+from serving.results import ResultFile, result_file
+from serving.service import Service
+from serving.spool import Order, Record
+from serving.uploads import GenerationForm, read_form
+
+log = logging.getLogger("v2meow.serving")
+_PAGE = Path(__file__).parent / "page"
+
+
+def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awaitable[str]]) -> FastAPI:
+    """The application; `metrics` gives Prometheus' text."""
+    app = FastAPI(title="V2Meow", version="1", summary="Music for silent video", description=schema.DESCRIPTION)
+    _handle_errors(app)
+    door = _Door(doorkeeper)
+
+    @app.post("/v1/generations", **schema.GENERATE)
+    async def generate(request: Request) -> Response:
+        key = door.admit(request)
+        release = doorkeeper.begin(key)  # until the music is made: a stream goes on after this function
+        try:
+            return await _generate(service, request, door.owner(key), release)
+        except BaseException:
+            release()
+            raise
+
+    @app.get("/v1/generations/{name}", **schema.RECORD)
+    async def look(name: str, request: Request) -> JSONResponse:
+        return _record(service.spool.load(name, door.owner(door.recognise(request))))
+
+    @app.delete("/v1/generations/{name}", **schema.CANCEL)
+    async def cancel(name: str, request: Request) -> Response:
+        record = service.spool.load(name, door.owner(door.recognise(request)))
+        await service.cancel(record)
+        await asyncio.to_thread(service.spool.forget, name)
+        return Response(status_code=204)
+
+    @app.get("/v1/generations/{name}/takes/{take}", **schema.TAKE)
+    async def take(name: str, take: int, request: Request, format: ResultFile = "wav") -> Response:  # noqa: A002
+        record = service.spool.load(name, door.owner(door.recognise(request)))
+        file = await asyncio.to_thread(result_file, service, record, take, format)
+        return FileResponse(file, filename=f"v2meow-{name[:8]}-{take}.{format}")
+
+    @app.get("/v1/models", **schema.MODELS)
+    async def models(request: Request) -> JSONResponse:
+        door.recognise(request)
+        served = [
+            {"name": one.name, "version": one.edition.label, "digest": one.edition.digest, "share": one.share}
+            for one in service.choice.served
+        ]
+        return JSONResponse({"models": served, "trouble": service.trouble})
+
+    @app.get("/healthz", **schema.PROBE)
+    async def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.get("/readyz", **schema.PROBE)
+    async def readyz() -> PlainTextResponse:
+        if not service.ready:
+            raise Problem(503, "not-ready", "no model is served yet", retry_after=5.0)
+        return PlainTextResponse("ready")
+
+    @app.get("/metrics", **schema.METRICS)
+    async def show_metrics() -> PlainTextResponse:
+        return PlainTextResponse(await metrics(), media_type="text/plain; version=0.0.4")
+
+    app.mount("/", StaticFiles(directory=_PAGE, html=True))
+    return app
+
+
+async def _generate(service: Service, request: Request, owner: str, release: Callable[[], None]) -> Response:
+    form, upload = await read_form(request, service.settings)
+    order = Order(prompt=form.prompt, seconds=form.seconds, seed=form.seed, takes=form.takes, model=form.model)
+    try:
+        service.choice.pick(form.model)  # before anything is kept: one that is not served
+        record = await asyncio.to_thread(service.spool.new, order, form.mode, owner, upload)
+    finally:
+        upload.unlink(missing_ok=True)
+    repeated = _repeated(service, record, request.headers.get("idempotency-key"))
+    if repeated is not None:
+        release()
+        return await _answer_again(service, repeated, form)
+    if form.mode == "async":
+        _refuse_when_full(service, record)
+        service.begin(record, release)
+        return _record(record, status=202)
+    performing = await service.prepared(record, service.settings.limits.deadline_s)
+    headers = {"X-Generation-Id": record.id, "X-Model-Digest": record.model["digest"]}
+    if form.format == "events":
+        return answers.Stream(answers.events(performing), answers.EVENTS, headers, release)
+    if form.format == "wav" and order.takes == 1:
+        body = answers.wav(performing)
+        headers["Content-Length"] = str(answers.wav_bytes(performing))
+        return answers.Stream(body, "audio/wav", headers, release)
+    await performing.finish()
+    release()
+    file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], form.format)
+    return FileResponse(file, headers=headers)
+
+
+def _repeated(service: Service, record: Record, key: str | None) -> Record | None:
+    """The earlier generation that an idempotency key stands for; the new record is then forgotten."""
+    if not key:
+        return None
+    if len(key) > 200:
+        raise Problem(400, "broken-header", "Idempotency-Key: 200 characters at most")
+    first = service.spool.claim(key, record.owner, record.id)
+    if first == record.id:
+        return None
+    service.spool.forget(record.id)
+    earlier = service.spool.load(first, record.owner)
+    if (earlier.order, earlier.input["sha256"]) != (record.order, record.input["sha256"]):
+        raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
+    return earlier
+
+
+async def _answer_again(service: Service, record: Record, form: GenerationForm) -> Response:
+    if form.mode == "async":
+        return _record(record, status=200 if record.ended else 202)
+    if record.status == "failed" and record.error:
+        raise Problem(record.error["status"], record.error["type"].rsplit(":", 1)[1], record.error["detail"])
+    if record.status != "succeeded":
+        raise Problem(409, "still-running", "the first request with this key is under way", retry_after=1.0)
+    if form.format == "events":
+        raise Problem(409, "already-done", f"this was made before: see /v1/generations/{record.id}")
+    file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], form.format)
+    return FileResponse(file, headers={"X-Generation-Id": record.id})
+
+
+def _refuse_when_full(service: Service, record: Record) -> None:
+    """What waits in the background must not wait for ever either."""
+    gate = service.gate
+    if gate.queued + record.order.takes > gate.waiting:
+        service.spool.forget(record.id)
+        raise gate.busy()
+
+
+def _record(record: Record, status: int = 200) -> JSONResponse:
+    place = f"/v1/generations/{record.id}"
+    return JSONResponse(schema.record_body(record), status, headers={"Location": place} if status == 202 else {})
+
+
+class _Door:
+    """The doorkeeper as HTTP has it."""
+
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self._doorkeeper = doorkeeper
+
+    def admit(self, request: Request) -> Key | None:
+        """For requests that cost something."""
+        return self._doorkeeper.admit(_secret(request))
+
+    def recognise(self, request: Request) -> Key | None:
+        """For requests that only look."""
+        return self._doorkeeper.recognise(_secret(request))
+
+    @staticmethod
+    def owner(key: Key | None) -> str:
+        return key.name if key else OPEN
+
+
+def _secret(request: Request) -> str | None:
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" and secret.strip() else request.headers.get("x-api-key")
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
+        return JSONResponse(error.body, error.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        kind = str(error.detail).lower().replace(" ", "-") if error.status_code != 405 else "method-not-allowed"
+        answer = await problem(request, Problem(error.status_code, kind, str(error.detail)))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        reasons = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return await problem(request, Problem(422, "invalid-fields", "; ".join(reasons)))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return await problem(request, problem_of(error))

@@ -1,0 +1,85 @@
+"""Editions: which bundle a request is made with, and a part of several bundles held side by side."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from v2meow import bundle
+from v2meow.config import Recipe
+from v2meow.generate.parts import bundle_recipe
+
+_ROOM = 2  # bundles that stay loaded: the one before can come back, a canary stands beside the other
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Edition:
+    """One bundle: its hash, where all processes find it, what it is called, as NAME@v3, and what it was made from."""
+
+    digest: str
+    folder: str
+    label: str
+    data: str | None = None
+
+    def verify(self) -> Path:
+        """The folder. BundleError unless it holds the very bundle."""
+        found = bundle.verify(Path(self.folder))
+        if found != self.digest:
+            raise bundle.BundleError(f"{self.folder} is another bundle now: {found[:12]}, not {self.digest[:12]}")
+        return Path(self.folder)
+
+
+@dataclass
+class _Held(Generic[Part]):
+    part: asyncio.Task[Part]
+    users: int = 0
+
+
+class Shelf(Generic[Part]):
+    """Loads the part of an edition when it is first used, and forgets those used longest ago, never one in use."""
+
+    def __init__(
+        self, load: Callable[[Path, Recipe], Part], close: Callable[[Part], None] = lambda _: None, room: int = _ROOM
+    ) -> None:
+        self._load, self._close, self._room = load, close, room
+        self._held: OrderedDict[str, _Held[Part]] = OrderedDict()
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those that are loaded."""
+        tasks = [held.part for held in self._held.values()]
+        return [task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()]
+
+    @asynccontextmanager
+    async def use(self, edition: Edition) -> AsyncIterator[Part]:
+        """The part of `edition`, loaded aside while others are at work; what loading raises."""
+        held = self._held.get(edition.digest)
+        if held is None:
+            held = _Held(asyncio.ensure_future(asyncio.to_thread(self._loaded, edition)))
+            self._held[edition.digest] = held
+        self._held.move_to_end(edition.digest)
+        held.users += 1
+        try:
+            yield await asyncio.shield(held.part)  # one that goes away must not cancel it for the others
+        except BaseException:
+            if held.part.done() and (held.part.cancelled() or held.part.exception()):
+                self._held.pop(edition.digest, None)  # the next one tries again
+            raise
+        finally:
+            held.users -= 1
+            self._tidy()
+
+    def _loaded(self, edition: Edition) -> Part:
+        folder = edition.verify()
+        return self._load(folder, bundle_recipe(folder))
+
+    def _tidy(self) -> None:
+        for digest, held in list(self._held.items())[: max(0, len(self._held) - self._room)]:
+            if not held.users and held.part.done():
+                del self._held[digest]
+                self._close(held.part.result())

@@ -1,0 +1,93 @@
+"""The parts of the cascade as other processes, through Ray Serve's handles.
+
+A process that dies while it works for a request is no error of the request: what was asked is asked again, of another
+process or of its successor. The same question has the same answer, since a seed alone decides what is drawn.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
+from serving.editions import Edition
+from serving.performance import Seen
+from serving.problems import Problem
+from v2meow.config import StageName
+from v2meow.generate.piece import Brief
+from v2meow.generate.request import Request
+
+_LOST = (
+    BackPressureError,
+    DeploymentUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    ReplicaUnavailableError,
+    WorkerCrashedError,
+)
+_TRIES = 4  # a question that ends every process that is asked must not end them all
+_PAUSE_S = 0.25
+
+Answer = TypeVar("Answer")
+
+
+class HandleParts:
+    """`Parts` by name: visual, text, semantic, coarse, fine, codec."""
+
+    def __init__(self, handles: dict[str, DeploymentHandle]) -> None:
+        self._handles = handles
+
+    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
+        content = await asyncio.to_thread(video.read_bytes)
+        return await _again(lambda: self._handles["visual"].see.remote(edition, content, seconds))
+
+    async def embed(self, edition: Edition, prompt: str) -> Tensor:
+        return await _again(lambda: self._handles["text"].embed.remote(edition, prompt))
+
+    async def decode(
+        self, edition: Edition, stage: StageName, request: Request, milestones: list[int]
+    ) -> AsyncIterator[Tensor]:
+        stream = self._handles[stage].options(stream=True)
+        known = 0  # frames that were told already
+        for attempt in range(_TRIES):
+            answers: Any = stream.decode.remote(edition, request, [mark for mark in milestones if mark > known])
+            try:
+                async for codes in answers:
+                    known = codes.shape[1]
+                    yield codes
+                return
+            except _LOST:
+                await _pause(attempt)
+            finally:
+                answers.cancel()
+        raise _lost()
+
+    async def context(self, edition: Edition) -> int:
+        return await _again(lambda: self._handles["codec"].context.remote(edition))
+
+    async def sound(self, edition: Edition, codes: Tensor, first: int, end: int) -> Tensor:
+        return await _again(lambda: self._handles["codec"].sound.remote(edition, codes.short(), first, end))
+
+    async def agreement(self, edition: Edition, brief: Brief, ids: Tensor) -> float:
+        return await _again(lambda: self._handles["semantic"].agreement.remote(edition, brief, ids))
+
+
+async def _again(ask: Callable[[], Awaitable[Any]]) -> Any:
+    for attempt in range(_TRIES):
+        try:
+            return await ask()
+        except _LOST:
+            await _pause(attempt)
+    raise _lost()
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(_PAUSE_S * 2**attempt)
+
+
+def _lost() -> Problem:
+    return Problem(503, "part-lost", "a part of the cascade failed again and again: try later", retry_after=30.0)

@@ -1,0 +1,41 @@
+"""All parts of the cascade in one process, for a server that has no Ray."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from torch import Tensor
+
+from serving.editions import Edition
+from serving.performance import Seen
+from serving.workers import CodecWorker, StageWorker, TextWorker, VisualWorker
+from v2meow.config import STAGES, StageName
+from v2meow.generate.piece import Brief
+from v2meow.generate.request import Request
+
+
+class LocalParts:
+    """`Parts` whose engines have room for `pieces` at once."""
+
+    def __init__(self, pieces: int) -> None:
+        self.visual, self.text, self.codec = VisualWorker(), TextWorker(), CodecWorker()
+        self.stages = {name: StageWorker(name, pieces) for name in STAGES}
+
+    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
+        return await self.visual.see(edition, video.read_bytes(), seconds)
+
+    async def embed(self, edition: Edition, prompt: str) -> Tensor:
+        return await self.text.embed(edition, prompt)
+
+    def decode(
+        self, edition: Edition, stage: StageName, request: Request, milestones: list[int]
+    ) -> AsyncIterator[Tensor]:
+        return self.stages[stage].decode(edition, request, milestones)
+
+    async def context(self, edition: Edition) -> int:
+        return await self.codec.context(edition)
+
+    async def sound(self, edition: Edition, codes: Tensor, first: int, end: int) -> Tensor:
+        return await self.codec.sound(edition, codes, first, end)
+
+    async def agreement(self, edition: Edition, brief: Brief, ids: Tensor) -> float:
+        return await self.stages["semantic"].agreement(edition, brief, ids)

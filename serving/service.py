@@ -1,0 +1,270 @@
+"""The service behind the API, whatever carries it: editions, admission, generations under way, results.
+
+Knows nothing of HTTP, nor of where the parts of the cascade are.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+from serving.admission import Gate
+from serving.choice import Choice, Served, resolve, shares, standing
+from serving.editions import Edition
+from serving.generation import Advance, Audio, Generation
+from serving.meters import Meters
+from serving.performance import Parts
+from serving.problems import Problem, problem_of
+from serving.rehearsal import rehearse
+from serving.settings import ModelShare, Settings
+from serving.spool import Record, Spool
+from v2meow.config import MediaConfig, Recipe
+from v2meow.generate.parts import bundle_recipe
+
+log = logging.getLogger("v2meow.serving")
+_BEAT_S = 2.0  # how often a generation that runs says so
+_SILENCE_S = 15.0  # after which another process takes it over
+_ATTEMPTS = 3
+
+
+class Service:
+    """One ingress process. `start` before anything else, `stop` at the end."""
+
+    def __init__(self, settings: Settings, parts: Parts, meters: Meters) -> None:
+        self.settings, self.parts, self.meters = settings, parts, meters
+        self.gate = Gate(settings.limits.running, settings.limits.waiting)
+        self.spool = Spool(Path(settings.spool), settings.keep_s)
+        self.choice = Choice([])
+        self.trouble: dict[str, str] = {}  # names of models that cannot be served as asked, and why
+        self._models: tuple[ModelShare, ...] = ()
+        self._recipes: dict[str, Recipe] = {}
+        self._adopting = asyncio.Lock()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._chores: list[asyncio.Task[None]] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered by a model that has been tried."""
+        return bool(self.choice.served)
+
+    async def start(self, models: tuple[ModelShare, ...]) -> None:
+        """Try the models, then take requests. What the first of them raises, when none can be served."""
+        await self.adopt(models)
+        if not self._chores:
+            self._chores = [asyncio.ensure_future(chore) for chore in (self._follow(), self._sweep(), self._show())]
+
+    async def stop(self) -> None:
+        """Give up what is under way."""
+        tasks = [*self._chores, *self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- models
+
+    async def adopt(self, models: tuple[ModelShare, ...]) -> None:
+        """Serve these from now on: each new one is loaded aside and tried first, and those that fail change nothing."""
+        async with self._adopting:
+            before = {one.name: one for one in self.choice.served}
+            served, errors = [], []
+            for name, share in shares(models).items():
+                try:
+                    served.append(Served(name, await self._tried(name), share))
+                    self.trouble.pop(name, None)
+                except Exception as error:
+                    log.exception("model %s is not served as asked", name)
+                    self.trouble[name] = str(error) or type(error).__name__
+                    errors.append(error)
+                    if name in before:
+                        served.append(Served(name, before[name].edition, share))
+            if not any(one.share for one in served):
+                served = list(self.choice.served)
+                if errors and not served:
+                    raise errors[0]
+            self._models, self.choice = models, Choice(served)
+
+    async def _tried(self, name: str) -> Edition:
+        """The edition of a name, after a rehearsal if it is a new one."""
+        workspace = Path(self.settings.workspace) if self.settings.workspace else None
+        edition = await asyncio.to_thread(resolve, name, workspace)
+        if edition.digest not in {one.edition.digest for one in self.choice.served}:
+            recipe = await asyncio.to_thread(bundle_recipe, Path(edition.folder))
+            await rehearse(self.parts, edition, recipe)
+            self._recipes[edition.digest] = recipe
+            log.info("model %s, %s, is served", edition.label, edition.digest[:12])
+        return edition
+
+    async def _follow(self) -> None:
+        """Look again and again which versions hold the stages that are served."""
+        workspace = Path(self.settings.workspace) if self.settings.workspace else None
+        while True:
+            await asyncio.sleep(self.settings.refresh_s)
+            with suppress(OSError, ValueError):  # a registry that is away for a moment changes nothing
+                labels = {one.name: one.edition.label for one in self.choice.served}
+                for name in list(labels):
+                    if await asyncio.to_thread(standing, name, workspace) != labels[name]:
+                        await self.adopt(self._models)
+                        break
+
+    @property
+    def media(self) -> MediaConfig:
+        """What one file may cost, by the model that is served."""
+        return self._recipes[self.choice.served[0].edition.digest].media
+
+    async def _show(self) -> None:
+        while True:
+            self.meters.pieces(self.gate.inside, self.gate.queued)
+            await asyncio.sleep(_BEAT_S)
+
+    # ---- generations
+
+    async def prepared(self, record: Record, patience: float) -> "Performing":
+        """A generation that has its place, has seen its video and is about to play. Problem, and the record says so."""
+        performing = Performing(self, record, patience)
+        await performing.begin()
+        return performing
+
+    def begin(self, record: Record, ended: Callable[[], None] = lambda: None) -> None:
+        """Work on a generation in the background; `ended` is called at its end."""
+        task = asyncio.ensure_future(self._work(record))
+        self._running[record.id] = task
+        task.add_done_callback(lambda _: (self._running.pop(record.id, None), ended()))
+
+    async def cancel(self, record: Record) -> None:
+        """Give a generation up, wherever it runs."""
+        task = self._running.get(record.id)
+        if task:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if not record.ended:
+            record.status = "cancelled"
+            self.spool.save(record)
+
+    async def _work(self, record: Record) -> None:
+        try:
+            await (await self.prepared(record, self.settings.limits.deadline_s)).finish()
+        except Problem as problem:
+            log.info("generation %s ended: %s", record.id, problem.kind)
+
+    async def _sweep(self) -> None:
+        """Take over what a process that died has left, and remove what has expired."""
+        while True:
+            await asyncio.sleep(_SILENCE_S / 3)
+            try:
+                await asyncio.to_thread(self.spool.tidy)
+                for record in await asyncio.to_thread(lambda: list(self.spool.records())):
+                    self._adopt_orphan(record)
+            except OSError:
+                log.exception("the spool cannot be swept")
+
+    def _adopt_orphan(self, record: Record) -> None:
+        if record.ended or record.id in self._running or self.spool.silent_for(record.id) < _SILENCE_S:
+            return
+        if not self.spool.take_over(record):
+            return
+        record.attempts += 1
+        if record.mode == "async" and record.attempts < _ATTEMPTS:
+            log.warning("generation %s was left by a process that died: attempt %d", record.id, record.attempts + 1)
+            record.takes = []
+            self.spool.save(record)
+            self.begin(record)
+        else:
+            reason = Problem(503, "process-lost", "the process that made this music died: ask again", retry_after=1.0)
+            record.status, record.error = "failed", reason.body
+            self.spool.save(record)
+
+    def generation(self, record: Record) -> Generation:
+        """The record's generation with the edition that its order asks for, or that its share draws."""
+        edition = self.choice.pick(record.model.get("digest") or record.order.model)
+        return Generation(record, self.spool, self.parts, edition, self._recipes[edition.digest])
+
+
+class Performing:
+    """A generation with its place at the gate, from the beginning to whatever end."""
+
+    def __init__(self, service: Service, record: Record, patience: float) -> None:
+        self._service, self.record = service, record
+        self._began, self._deadline = time.monotonic(), time.monotonic() + patience
+        self._place = service.gate.place(record.order.takes, patience)
+        self._heart: asyncio.Task[None] | None = None
+        self.generation: Generation | None = None
+
+    @property
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    async def begin(self) -> None:
+        """Wait for a place, see the video. Problem."""
+        self._heart = asyncio.ensure_future(self._beat())
+        entered = False
+        try:
+            await self._place.__aenter__()
+            entered = True
+            self.generation = self._service.generation(self.record)
+            async with asyncio.timeout(self._left):
+                await self.generation.prepare(self._service.settings.limits.max_seconds)
+        except BaseException as error:
+            raise await self._failed(error, entered) from error
+
+    async def events(self) -> AsyncGenerator[Audio | Advance]:
+        """What happens, to the end. Problem, in the middle too. Leaving it frees what it holds at once."""
+        assert self.generation is not None  # after `begin`
+        play, heard = self.generation.play(), 0
+        try:
+            while True:
+                async with asyncio.timeout(self._left):
+                    item = await anext(play, None)
+                if item is None:
+                    break
+                if isinstance(item, Audio):
+                    heard += len(item.samples)
+                    if heard == len(item.samples):
+                        self._service.meters.first_audio(time.monotonic() - self._began, self.record.model["label"])
+                yield item
+        except BaseException as error:
+            await play.aclose()
+            failure = await self._failed(error, entered=True)
+            if isinstance(error, GeneratorExit):
+                raise
+            raise failure from error
+        await self._close()
+        made = (self.record.seconds or 0.0) * self.record.order.takes
+        self._service.meters.finished(time.monotonic() - self._began, made, self.record.model["label"])
+
+    async def finish(self) -> None:
+        """Play to the end, for nobody who listens. Problem."""
+        async with aclosing(self.events()) as events:
+            async for _ in events:
+                pass
+
+    async def _failed(self, error: BaseException, entered: bool) -> BaseException:
+        """Put it into the record; what to raise."""
+        record, gone = self.record, isinstance(error, (asyncio.CancelledError, GeneratorExit))
+        problem = error if gone else problem_of(error)
+        if isinstance(problem, Problem):
+            if problem.status == 500:
+                log.error("generation %s failed", record.id, exc_info=error)
+            record.status, record.error = "failed", problem.body
+            self._service.meters.failed(problem.kind, record.model.get("label", ""))
+        else:
+            record.status = "cancelled"
+        with suppress(OSError, Problem):
+            self._service.spool.save(record)
+        await self._close(entered)
+        return problem
+
+    async def _close(self, entered: bool = True) -> None:
+        if self._heart:
+            self._heart.cancel()
+        if entered:
+            await self._place.__aexit__(None, None, None)
+
+    async def _beat(self) -> None:
+        while True:
+            with suppress(OSError):
+                self._service.spool.beat(self.record.id)
+                if self.record.status == "running":
+                    self._service.spool.save(self.record)
+            await asyncio.sleep(_BEAT_S)

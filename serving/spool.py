@@ -1,0 +1,161 @@
+"""Generations on disk: what was asked, how far it is, what came out. Every ingress process sees the same folder.
+
+ID/generation.json   the record      ID/input        the video      ID/take-1.wav …      ID/take-1.mp4 …
+keys/HASH            the ID of the generation that an idempotency key stands for
+"""
+
+import hashlib
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from serving.problems import Problem
+from v2meow.files import read_json, write_json
+
+RECORD, INPUT = "generation.json", "input"
+_ID = re.compile(r"[0-9a-f]{32}")
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Mode = Literal["stream", "async"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a request asks for, beside its video."""
+
+    prompt: str | None = None
+    seconds: float | None = None
+    seed: int = 0
+    takes: int = 1
+    model: str | None = None
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A generation as anybody may see it, except for `owner`, the API key's name that alone may."""
+
+    id: str
+    order: Order
+    mode: Mode
+    owner: str
+    created: float
+    expires: float
+    input: dict[str, Any]  # SHA-256 and bytes
+    status: Status = "queued"
+    model: dict[str, str] = field(default_factory=dict)  # label and digest
+    seconds: float | None = None
+    progress: dict[str, float] = field(default_factory=dict)  # share of each stage, over all takes
+    takes: list[dict[str, Any]] = field(default_factory=list)  # best first: number, seed, level, agreement
+    error: dict[str, Any] | None = None
+    attempts: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("succeeded", "failed", "cancelled")
+
+
+class Spool:
+    """The folder. Records appear whole; what is expired goes."""
+
+    def __init__(self, folder: Path, keep_s: float) -> None:
+        self.folder, self._keep_s = folder, keep_s
+        (folder / "keys").mkdir(parents=True, exist_ok=True)
+
+    def new(self, order: Order, mode: Mode, owner: str, upload: Path) -> Record:
+        """A queued generation; `upload` is moved into it."""
+        now, content = time.time(), upload.read_bytes()
+        record = Record(
+            id=uuid.uuid4().hex,
+            order=order,
+            mode=mode,
+            owner=owner,
+            created=now,
+            expires=now + self._keep_s,
+            input={"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
+        )
+        self.place(record.id).mkdir()
+        shutil.move(upload, self.place(record.id) / INPUT)
+        self.save(record)
+        return record
+
+    def place(self, name: str) -> Path:
+        """The folder of a generation. Problem 404 for what is no id."""
+        if not _ID.fullmatch(name):
+            raise Problem(404, "no-such-generation", "there is no generation of that id")
+        return self.folder / name
+
+    def save(self, record: Record) -> None:
+        """Write the record, whole."""
+        write_json(self.place(record.id) / RECORD, asdict(record))
+
+    def load(self, name: str, owner: str | None = None) -> Record:
+        """The record. Problem 404 when it is unknown, expired, or another owner's."""
+        try:
+            record = _record(self.place(name) / RECORD)
+        except FileNotFoundError:
+            record = None
+        if record is None or record.expires < time.time() or owner not in (None, record.owner):
+            raise Problem(404, "no-such-generation", "there is no generation of that id, or it has expired")
+        return record
+
+    def claim(self, key: str, owner: str, name: str) -> str:
+        """Let an idempotency key stand for generation `name`; that for which it stands already, or `name`."""
+        file = self.folder / "keys" / hashlib.sha256(f"{owner}|{key}".encode()).hexdigest()
+        for _ in range(2):
+            try:
+                with file.open("x") as taken:
+                    taken.write(name)
+                return name
+            except FileExistsError:
+                earlier = file.read_text()
+            if not earlier or (self.folder / earlier / RECORD).is_file():
+                return earlier or name
+            file.unlink(missing_ok=True)  # its generation has expired
+        return name
+
+    def forget(self, name: str) -> None:
+        """Remove a generation and all its files."""
+        shutil.rmtree(self.place(name), ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what has expired."""
+        for record in self.records():
+            if record.expires < time.time():
+                self.forget(record.id)
+
+    def records(self) -> Iterator[Record]:
+        """All that are there, expired ones too."""
+        for path in self.folder.iterdir():
+            if _ID.fullmatch(path.name):
+                with suppress(FileNotFoundError, Problem):
+                    yield _record(path / RECORD)
+
+    def beat(self, name: str) -> None:
+        """Say that somebody works on it."""
+        (self.place(name) / "beat").touch()
+
+    def silent_for(self, name: str) -> float:
+        """Seconds since somebody last said so; since it was made, where nobody did."""
+        for file in ("beat", RECORD):
+            with suppress(FileNotFoundError):
+                return time.time() - (self.place(name) / file).stat().st_mtime
+        return 0.0
+
+    def take_over(self, record: Record) -> bool:
+        """Whether this process is the one to begin the record's next attempt; exactly one is."""
+        try:
+            (self.place(record.id) / f"attempt-{record.attempts + 1}").touch(exist_ok=False)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
+
+
+def _record(path: Path) -> Record:
+    values = read_json(path)
+    return Record(**values | {"order": Order(**values["order"])})
