@@ -5,8 +5,8 @@
 # uv from the machine where it is there, else a private one.
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 RUN := $(UV) run --frozen --extra pipeline
-# All that the tests try for real: published formats, Ray Data, buckets.
-RUN_ALL := $(RUN) --extra extractors --extra cluster --extra s3
+# All that the tests try for real: published formats, Ray, buckets.
+RUN_ALL := $(RUN) --extra extractors --extra cluster --extra serve --extra s3
 
 help:
 	@echo "make demo    a model from nothing, in minutes: v2meow-demo/"

@@ -24,33 +24,33 @@ from serving.ray_meters import RayMeters, cluster_metrics, show_loads
 from serving.service import Service
 from serving.settings import PART_NAMES, ModelShare, PartName, PartScaling, Settings
 from serving.workers import CodecWorker, StageWorker, TextWorker, VisualWorker
+from v2meow.config import StageName
 
 _UNBOUNDED = 10_000  # requests a replica takes in: the ingress bounds them, an engine queues fairly
-_PATIENCE_S = 600.0  # that a stream may go on while its replica is to end
 
 
 @serve.deployment(name="VisualEncoder")
 class VisualEncoder(VisualWorker):
     """Pictures to features."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, room: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__()
+        super().__init__(room)
 
 
 @serve.deployment(name="TextEncoder")
 class TextEncoder(TextWorker):
     """Prompts to music-text vectors."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, room: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__()
+        super().__init__(room)
 
 
 class _Stage(StageWorker):
-    def __init__(self, stage: Any, pieces: int, threads: int) -> None:
+    def __init__(self, stage: StageName, pieces: int, threads: int, room: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__(stage, pieces)
+        super().__init__(stage, pieces, room)
         self._shown = asyncio.ensure_future(show_loads(self))
 
 
@@ -73,9 +73,9 @@ class FineStage(_Stage):
 class CodecDecoder(CodecWorker):
     """Codes to sound."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, room: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__()
+        super().__init__(room)
 
 
 @serve.deployment(name="Ingress")
@@ -108,22 +108,23 @@ _OTHERS = {"visual": VisualEncoder, "text": TextEncoder, "codec": CodecDecoder}
 def app(settings: Settings) -> serve.Application:
     """The application for a config file: `import_path: serving.deployments:app`, and the settings as `args`."""
     parts: dict[PartName, Any] = {}
+    room = len(settings.models) + 1  # for one that comes while another goes
     for name in PART_NAMES:
         part = settings.part(name)
         if name in _STAGES:
-            parts[name] = _scaled(_STAGES[name], part).bind(name, part.pieces, part.threads)
+            parts[name] = _scaled(_STAGES[name], part, settings).bind(name, part.pieces, part.threads, room)
         elif name in _OTHERS:
-            parts[name] = _scaled(_OTHERS[name], part).bind(part.threads)
+            parts[name] = _scaled(_OTHERS[name], part, settings).bind(part.threads, room)
     own = settings.part("ingress")
     models = {"models": [model.model_dump() for model in settings.models]}
-    return _scaled(Ingress, own).options(user_config=models).bind(settings, own.threads, **parts)
+    return _scaled(Ingress, own, settings).options(user_config=models).bind(settings, own.threads, **parts)
 
 
-def _scaled(deployment: Any, part: PartScaling) -> Any:
+def _scaled(deployment: Any, part: PartScaling, settings: Settings) -> Any:
     """The deployment with its replicas and what each takes. A new one stands before an old one goes."""
     common = {
         "max_ongoing_requests": _UNBOUNDED,
-        "graceful_shutdown_timeout_s": _PATIENCE_S,
+        "graceful_shutdown_timeout_s": settings.drain_s,
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
         "max_surge_percent": 100,

@@ -12,8 +12,6 @@ from v2meow import bundle
 from v2meow.config import Recipe
 from v2meow.generate.parts import bundle_recipe
 
-_ROOM = 2  # bundles that stay loaded: the one before can come back, a canary stands beside the other
-
 Part = TypeVar("Part")
 
 
@@ -41,10 +39,10 @@ class _Held(Generic[Part]):
 
 
 class Shelf(Generic[Part]):
-    """Loads the part of an edition when it is first used, and forgets those used longest ago, never one in use."""
+    """Loads the part of an edition when it is first used; `room` stay loaded, those used last, and all in use."""
 
     def __init__(
-        self, load: Callable[[Path, Recipe], Part], close: Callable[[Part], None] = lambda _: None, room: int = _ROOM
+        self, load: Callable[[Path, Recipe], Part], close: Callable[[Part], None] = lambda _: None, *, room: int
     ) -> None:
         self._load, self._close, self._room = load, close, room
         self._held: OrderedDict[str, _Held[Part]] = OrderedDict()

@@ -14,11 +14,11 @@ from v2meow.generate.request import Request
 
 
 class LocalParts:
-    """`Parts` whose engines have room for `pieces` at once."""
+    """`Parts` whose engines have room for `pieces` at once; those of `room` bundles stay loaded."""
 
-    def __init__(self, pieces: int) -> None:
-        self.visual, self.text, self.codec = VisualWorker(), TextWorker(), CodecWorker()
-        self.stages = {name: StageWorker(name, pieces) for name in STAGES}
+    def __init__(self, pieces: int, room: int = 2) -> None:
+        self.visual, self.text, self.codec = VisualWorker(room), TextWorker(room), CodecWorker(room)
+        self.stages = {name: StageWorker(name, pieces, room) for name in STAGES}
 
     async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
         return await self.visual.see(edition, video.read_bytes(), seconds)

@@ -73,7 +73,7 @@ class Settings(_Section):
     `workspace`: whose registry holds NAME@STAGE. `keys`: the file of `v2meow keys`; without one nobody is let in, or
     everybody where the service is `open`.
     `sources`: beginnings of s3:// addresses that videos may be fetched from. `spool`: a folder for results, which all
-    ingress processes see; they are kept for `keep_s`.
+    ingress processes see; they are kept for `keep_s`. A process that is to end has `drain_s` to finish its music.
     """
 
     models: Annotated[tuple[ModelShare, ...], Field(min_length=1)] = (ModelShare(),)
@@ -86,6 +86,7 @@ class Settings(_Section):
     sources: tuple[str, ...] = ()
     spool: str = "/tmp/v2meow-spool"  # noqa: S108
     keep_s: Annotated[float, Field(gt=0.0)] = 3600.0
+    drain_s: Annotated[float, Field(ge=0.0)] = 600.0
 
     @model_validator(mode="after")
     def _shares(self) -> "Settings":

@@ -5,6 +5,7 @@ keys/HASH            the ID of the generation that an idempotency key stands for
 """
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.problems import Problem
-from v2meow.files import read_json, write_json
+from v2meow.files import read_json, sha256, write_json
 
 RECORD, INPUT = "generation.json", "input"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -69,7 +70,7 @@ class Spool:
 
     def new(self, order: Order, mode: Mode, owner: str, upload: Path) -> Record:
         """A queued generation; `upload` is moved into it."""
-        now, content = time.time(), upload.read_bytes()
+        now = time.time()
         record = Record(
             id=uuid.uuid4().hex,
             order=order,
@@ -77,7 +78,7 @@ class Spool:
             owner=owner,
             created=now,
             expires=now + self._keep_s,
-            input={"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
+            input={"sha256": sha256(upload), "bytes": upload.stat().st_size},
         )
         self.place(record.id).mkdir()
         shutil.move(upload, self.place(record.id) / INPUT)
@@ -105,19 +106,35 @@ class Spool:
         return record
 
     def claim(self, key: str, owner: str, name: str) -> str:
-        """Let an idempotency key stand for generation `name`; that for which it stands already, or `name`."""
+        """Let an idempotency key stand for generation `name`; that for which it stands already, or `name`.
+
+        One that was cancelled, or failed in a way that may pass, gives its key to the next.
+        """
         file = self.folder / "keys" / hashlib.sha256(f"{owner}|{key}".encode()).hexdigest()
-        for _ in range(2):
-            try:
-                with file.open("x") as taken:
-                    taken.write(name)
-                return name
-            except FileExistsError:
-                earlier = file.read_text()
-            if not earlier or (self.folder / earlier / RECORD).is_file():
-                return earlier or name
-            file.unlink(missing_ok=True)  # its generation has expired
-        return name
+        written = file.with_name(f".{name}")
+        written.write_text(name)
+        try:
+            while True:
+                try:
+                    os.link(written, file)  # whole or not at all, and only where there is none
+                    return name
+                except FileExistsError:
+                    pass
+                with suppress(FileNotFoundError):
+                    earlier = file.read_text()
+                    if self._answers(earlier):
+                        return earlier
+                    file.unlink()
+        finally:
+            written.unlink()
+
+    def _answers(self, name: str) -> bool:
+        """Whether a generation is there whose result, or failure, would be that of a repeated request."""
+        try:
+            record = self.load(name)
+        except Problem:
+            return False
+        return record.status != "cancelled" and not (record.error and record.error["retriable"])
 
     def forget(self, name: str) -> None:
         """Remove a generation and all its files."""

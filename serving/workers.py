@@ -1,6 +1,7 @@
 """What the processes of the service do, one class a part of the cascade. Knows nothing of Ray, KServe or HTTP.
 
-Every method names the edition, so that several bundles are served side by side and a request never mixes them.
+Every method names the edition, so that several bundles are served side by side and a request never mixes them; the
+parts of `room` bundles stay loaded.
 """
 
 import asyncio
@@ -29,9 +30,9 @@ from v2meow.media import Reader
 class VisualWorker:
     """Pictures of a video to features, one video at a time; files are decoded in a bounded child process."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         self._shelf: Shelf[tuple[Recipe, Reader]] = Shelf(
-            lambda _, recipe: (recipe, Reader(recipe.media)), lambda part: part[1].__exit__()
+            lambda _, recipe: (recipe, Reader(recipe.media)), lambda part: part[1].__exit__(), room=room
         )
         self._turn = asyncio.Lock()
 
@@ -58,8 +59,8 @@ def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) ->
 class TextWorker:
     """Prompts to music-text vectors."""
 
-    def __init__(self) -> None:
-        self._shelf: Shelf[TextTower] = Shelf(lambda folder, _: TextTower(folder))
+    def __init__(self, room: int) -> None:
+        self._shelf: Shelf[TextTower] = Shelf(lambda folder, _: TextTower(folder), room=room)
 
     async def embed(self, edition: Edition, prompt: str) -> Tensor:
         """[width]. PromptError."""
@@ -70,11 +71,12 @@ class TextWorker:
 class StageWorker:
     """One stage: an engine for each edition, each with room for `pieces` windows at once; more wait."""
 
-    def __init__(self, stage: StageName, pieces: int) -> None:
+    def __init__(self, stage: StageName, pieces: int, room: int) -> None:
         self.stage: StageName = stage
         self._shelf: Shelf[tuple[Recipe, Batcher]] = Shelf(
             lambda folder, recipe: (recipe, Batcher(stage_engine(folder, recipe, stage, pieces))),
             lambda part: part[1].close(),
+            room=room,
         )
 
     async def decode(self, edition: Edition, request: Request, milestones: list[int]) -> AsyncGenerator[Tensor]:
@@ -104,8 +106,8 @@ class StageWorker:
 class CodecWorker:
     """Codes to sound."""
 
-    def __init__(self) -> None:
-        self._shelf: Shelf[Codec] = Shelf(lambda folder, _: load_codec(folder / "encoders" / "codec"))
+    def __init__(self, room: int) -> None:
+        self._shelf: Shelf[Codec] = Shelf(lambda folder, _: load_codec(folder / "encoders" / "codec"), room=room)
 
     async def context(self, edition: Edition) -> int:
         """Frames after a piece of sound that the codec needs to decode it."""
