@@ -16,6 +16,7 @@ import typer
 from v2meow.cli_assets import app as assets_app
 from v2meow.cli_models import WorkspaceOption, chosen_workspace
 from v2meow.cli_models import app as models_app
+from v2meow.cli_serve import keys_app, serve
 from v2meow.config import STAGES
 from v2meow.demo import CATALOGUE_VIDEOS
 from v2meow.preempt import CONTINUE_LATER, Interrupted
@@ -50,6 +51,8 @@ A model that passed its gate goes through staging to production: v2meow models.
 _EXTRAS = {  # of the packages that not every installation has
     "boto3": "s3",
     "cv2": "extractors",
+    "fastapi": "serve",
+    "httpx": "serve",
     "open_clip": "extractors",
     "ray": "cluster",
     "torchvision": "extractors",
@@ -59,6 +62,8 @@ _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 _PROJECT, _STEPS, _MODELS = "Projects", "Steps, as `v2meow run` runs them", "Models and music"
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(assets_app, name="assets", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_MODELS)(serve)
+app.add_typer(keys_app, name="keys", rich_help_panel=_MODELS)
 
 
 class Encoder(StrEnum):
@@ -208,14 +213,31 @@ def check_features(folder: WorkspaceOption = None) -> None:
 
 
 @app.command(rich_help_panel=_STEPS)
-def train(stage: Stage, folder: WorkspaceOption = None) -> None:
+def train(
+    stage: Stage,
+    folder: WorkspaceOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Have a Ray cluster do it: its dashboard's address, http://HEAD:8265."),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the training on the cluster; it can go on later.")] = False,
+) -> None:
     """Train one stage of the cascade.
 
     In this process, or by Ray Train where the recipe's train.workers is above 1 or RAY_ADDRESS names a cluster.
     In this process SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
     Killed, it goes on from its last checkpoint.
+
+    With --cluster it is a job of a Ray cluster whose machines see the workspace under the same path. Its log and
+    progress are shown here; Ctrl-C ends only that, and the same command shows them again. Exit status 75: it was
+    stopped, and the same command goes on.
     """
-    _step("v2meow.train.step", "run", folder, stage.value)
+    if cluster is None:
+        if stop:
+            raise typer.BadParameter("--stop needs --cluster; a training that runs here ends by SIGTERM or Ctrl-C")
+        _step("v2meow.train.step", "run", folder, stage.value)
+    else:
+        _step("v2meow.train.ray_job", "stop" if stop else "run", folder, cluster, stage.value)
 
 
 @app.command(rich_help_panel=_STEPS)
@@ -299,7 +321,7 @@ def _fail(message: str) -> NoReturn:
 
 def _is_for_people(error: Exception) -> bool:
     """Whether the message alone tells what to mend: our own errors, and the operating system's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "v2meow"
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("serving", "v2meow")
 
 
 def _one_line(error: Exception) -> str:
