@@ -78,7 +78,8 @@ def connected() -> Iterator[None]:
     """Inside the block there is a Ray cluster. Its errors become those of ours, or of the system's, behind them."""
     started = not ray.is_initialized()
     if started:
-        ray.init(os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        where = os.environ.get("RAY_ADDRESS", "local")  # else Ray joins whatever cluster runs on this machine
+        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     except RayError as error:

@@ -16,8 +16,8 @@ from catalogues import write_examples
 from processes import alive, wait_for
 
 from v2meow import workspace
-from v2meow.preempt import CONTINUE_LATER, asked_to_stop
-from v2meow.train import step
+from v2meow.preempt import CONTINUE_LATER, Interrupted, asked_to_stop
+from v2meow.train import course, step
 
 CHANGES = {
     "stages.semantic.steps": 400,
@@ -173,13 +173,13 @@ def test_in_another_thread_nothing_is_installed():
 def test_who_is_asked_before_the_held_out_loss_does_not_begin_with_it(tmp_path, monkeypatch):
     """It takes minutes on a large catalogue, and SIGKILL follows after 30 s."""
     recipe = tiny.recipe({"stages.semantic.checkpoint_steps": 2})
-    whole = step.train
+    whole = course.train
 
     def train(*arguments):
         whole(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(step, "train", train)
-    with pytest.raises(step.Interrupted, match="stopped while it measured its held-out loss: start it again"):
+    monkeypatch.setattr(course, "train", train)
+    with pytest.raises(Interrupted, match="stopped while it measured its held-out loss: start it again"):
         step.run("semantic", recipe, write_examples(tmp_path, recipe))
     assert [path.name for path in (tmp_path / "checkpoints/semantic").iterdir()] == ["step-00000004"]

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+import yaml
 from catalogues import write_examples
+from events import shown_steps
 
+from v2meow import workspace
 from v2meow.config import Recipe
+from v2meow.preempt import CONTINUE_LATER
 from v2meow.train import step
 from v2meow.train.spikes import TrainingError
 
@@ -104,13 +108,13 @@ def _workers() -> list[int]:
     return sorted(found)
 
 
-def _disturbed(place: Path, disturb) -> None:
+def _disturbed(place: Path, disturb: Callable[[], object], recipe: Recipe | None = None) -> None:
     """Train, and do `disturb` after the first checkpoint, in this thread: only it may start machines."""
     failed: list[BaseException] = []
 
     def train() -> None:
         try:
-            step.run("coarse", _recipe(), place)
+            step.run("coarse", recipe or _recipe(), place)
         except BaseException as error:
             failed.append(error)
 
@@ -152,29 +156,55 @@ def test_a_worker_and_a_machine_that_are_killed_are_replaced(undisturbed, place,
     assert list((place / "checkpoints/ray").iterdir()) == []  # the run is over
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-from v2meow.config import parse_recipe
-from v2meow.train import step
-import json
-step.run("coarse", parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]))
-"""
+def test_fewer_workers_go_on_while_a_machine_is_missing(undisturbed, place, machines, capfd):
+    """A training that waits for a machine which never comes back learns nothing; one alone learns the same."""
 
+    def lose() -> None:
+        here = ray.get_runtime_context().get_node_id()  # with it, what tells of the training would be lost
+        lost = next(node for node in machines.worker_nodes if node.node_id != here)
+        machines.remove_node(lost, allow_graceful=False)
 
-def test_a_killed_driver_goes_on_when_it_is_started_again(undisturbed, place):
-    command = [sys.executable, "-c", DRIVER, json.dumps(tiny.values(CHANGES | TWO)), str(place)]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        _wait(lambda: _committed_step(place) > 0 or first.poll() is not None)
+        _disturbed(place, lose, _recipe({"train.min_workers": 1}))
     finally:
-        first.kill()
-        said = first.communicate()[1]
-        assert first.returncode == -signal.SIGKILL, said
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert again.returncode == 0, again.stderr
-    assert "train coarse goes on after" in again.stderr
+        machines.add_node(num_cpus=1)
+    found = _metrics(place)
+    expected = pytest.approx([point["loss"] for point in undisturbed["curve"]], rel=1e-4)
+    assert [point["loss"] for point in found["curve"]] == expected
+    assert found["holdout_loss"] == pytest.approx(undisturbed["holdout_loss"], rel=1e-4)
+    assert json.loads((place / "reports/train_coarse.json").read_text())["workers"] == 1
+    assert "train coarse goes on after" in capfd.readouterr().err
+
+
+def _start(place: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "v2meow.cli", "train", "coarse", "--workspace", str(place)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_driver_that_is_stopped_and_killed_goes_on_when_it_is_started_again(undisturbed, tmp_path):
+    """Of a machine that is taken away, the process that started the training hears first, and has 30 s."""
+    place = tmp_path / "ws"
+    workspace.init(place, "nano")
+    (place / "recipe.yaml").write_text(yaml.safe_dump(tiny.values(CHANGES | TWO)))
+    write_examples(place, _recipe())
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        driver, before = _start(place), _committed_step(place)
+        try:
+            _wait(lambda before=before, driver=driver: _committed_step(place) > before or driver.poll() is not None)
+            driver.send_signal(number)
+            said = driver.communicate(timeout=30)[1]
+        finally:
+            driver.kill()
+        if number == signal.SIGTERM:
+            assert driver.returncode == CONTINUE_LATER, said
+            last = said.splitlines()[-1]
+            assert last == f"train coarse stopped after {_committed_step(place)} steps: start it again to go on"
+    goes_on = f"train coarse goes on after {_committed_step(place)} steps"
+    again = _start(place)
+    said = again.communicate(timeout=240)[1]
+    assert again.returncode == 0 and goes_on in said, said
     assert _metrics(place) == undisturbed
+    assert shown_steps(place / "logs/coarse") == list(range(40))
 
 
 def test_all_that_cannot_work_is_told_before_a_worker_starts(machines, place):

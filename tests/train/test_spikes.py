@@ -9,10 +9,11 @@ import pytest
 import tiny
 import torch
 from catalogues import write_examples
+from events import shown
 from torch.multiprocessing.spawn import spawn
 
 from v2meow.config import RecipeError, TrainConfig
-from v2meow.train import step
+from v2meow.train import course, step
 from v2meow.train.batches import training_batches
 from v2meow.train.loop import train
 from v2meow.train.spikes import IN_A_ROW, RollBack, SpikeGuard, TrainingError
@@ -127,7 +128,10 @@ def test_stop_ends_the_step_at_its_spike_and_going_on_under_another_policy_keeps
     step.run("semantic", _recipe("skip"), workspace)
     assert _files(workspace) == gone_on
     assert [point["step"] for point in _curve(workspace) if point.get("skipped")] == [9]
-    assert _curve(workspace)[9] == {"step": 9, "loss": None, "gradient_norm": None, "skipped": True}
+    left_out = _curve(workspace)[9]
+    assert left_out.pop("learning_rate") > 0
+    figures = dict.fromkeys(("loss", "loss_level_0", "gradient_norm"))
+    assert left_out == {"step": 9, "skipped": True, **figures}
 
 
 def test_a_gradient_far_above_the_usual_one_is_a_spike(workspace, poisoned):
@@ -149,12 +153,13 @@ def test_going_back_ends_where_a_training_ends_that_skipped_that_update(workspac
     step.run("semantic", _recipe("skip", factor=5.0), workspace)
     skipped = _files(workspace)
     made = []
-    keep = step.ReturnPoint.restore
-    monkeypatch.setattr(step.ReturnPoint, "restore", lambda self, state: (keep(self, state), made.append(state.step)))
+    keep = course.ReturnPoint.restore
+    monkeypatch.setattr(course.ReturnPoint, "restore", lambda self, state: (keep(self, state), made.append(state.step)))
     step.run("semantic", _recipe("roll back", factor=5.0), workspace)
     assert made == [number // 4 * 4 for number in poison]
     assert [point["step"] for point in _curve(workspace) if point.get("skipped")] == list(poison)
     assert _files(workspace) == skipped
+    assert [number for number, _ in shown(workspace / "logs/semantic")["learning_rate"]] == list(range(30))
 
 
 def test_going_back_mends_a_state_that_was_damaged(workspace, poisoned, monkeypatch):
@@ -163,7 +168,7 @@ def test_going_back_mends_a_state_that_was_damaged(workspace, poisoned, monkeypa
     step.run("semantic", _recipe("skip"), workspace)
     expected = _files(workspace)["model.safetensors"]
     poisoned({})
-    whole, damaged = step.train, []
+    whole, damaged = course.train, []
 
     def damaging(state, batches, config, peak, on_step, *rest):
         def then(report):
@@ -173,7 +178,7 @@ def test_going_back_mends_a_state_that_was_damaged(workspace, poisoned, monkeypa
 
         whole(state, batches, config, peak, then, *rest)
 
-    monkeypatch.setattr(step, "train", damaging)
+    monkeypatch.setattr(course, "train", damaging)
     step.run("semantic", _recipe("roll back"), workspace)
     assert damaged and [point["step"] for point in _curve(workspace) if point.get("skipped")] == [7]
     assert _files(workspace)["model.safetensors"] == expected
@@ -213,6 +218,9 @@ class _Forgetful:
     def save(self, state, besides):
         pass
 
+    def finish(self):
+        pass
+
 
 def _together(rank: int, folder: Path) -> None:
     """What each of two workers does: train under both policies, and write down the weights."""
@@ -222,11 +230,14 @@ def _together(rank: int, folder: Path) -> None:
     step.training_batches, step.make_model = poisoned.batches, poisoned.model  # of this process, which ends here
     for strategy in ("ddp", "fsdp"):
         for policy in ("skip", "roll back"):
-            recipe = tiny.recipe(CHANGES | {"stages.semantic.steps": 7, "train.on_spike": policy})
+            best = {"stages.semantic.evaluate_steps": 2, "stages.semantic.keep_best": True}
+            recipe = tiny.recipe(CHANGES | best | {"stages.semantic.steps": 7, "train.on_spike": policy})
             workers = Workers(strategy)
             trained = step.train_stage("semantic", recipe, folder, torch.device("cpu"), workers, _Forgetful())
             weights = {name: whole(tensor) for name, tensor in trained.model.state_dict().items()}
-            told = [point["step"] for point in trained.metrics["curve"] if point.get("skipped")]
+            curve = trained.metrics["curve"]
+            told = [point["step"] for point in curve if point.get("skipped")]
+            assert [point["step"] for point in curve if point.get("holdout_loss") is not None] == [1, 3, 5, 6]
             torch.save((weights, told), folder / f"{strategy}-{policy}-{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from catalogues import write_examples
+from events import shown_steps
 
 from v2meow.config import STAGES
 from v2meow.data.manifest import DataError
@@ -53,9 +54,9 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 import tiny
-from v2meow.train import checkpoint, step
+from v2meow.train import checkpoint, course, step
 
-def train(state, batches, config, peak, on_step, *rest, whole=step.train):
+def train(state, batches, config, peak, on_step, *rest, whole=course.train):
     def shot(report):
         on_step(report)
         if report.step == 4:
@@ -70,7 +71,7 @@ class Made(checkpoint.Checkpoints):
 
 made, step.Checkpoints = [], Made
 
-step.train = train
+course.train = train
 step.run("semantic", tiny.recipe(eval(sys.argv[1])), Path(sys.argv[2]))
 """
 
@@ -99,6 +100,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(workspace, capsy
     run("semantic", recipe, workspace)
     assert "train semantic goes on after 4 steps" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files  # the loss curve, too
+    assert shown_steps(workspace / "logs/semantic") == list(range(7))
     assert not (workspace / "checkpoints/semantic").exists()
 
 
@@ -120,8 +122,10 @@ def test_how_fast_it_was_is_told_outside_of_the_model_folder(workspace):
     """Inside, every training would give the same model another hash, and the bundle another name."""
     figures = run("fine", tiny.recipe(), workspace)
     speed = json.loads((workspace / "reports/train_fine.json").read_text())
-    assert speed.keys() == {"device", "tokens_s", "mfu"} and speed.items() <= figures.items()
-    assert speed["tokens_s"] > 0 and 0 < speed["mfu"] < 1
+    curve = speed.pop("curve")
+    assert speed.keys() == {"device", "tokens_s", "mfu", "data_wait"} and speed.items() <= figures.items()
+    assert speed["tokens_s"] > 0 and 0 < speed["mfu"] < 1 and 0 <= speed["data_wait"] < 1
+    assert [point.keys() for point in curve] == 5 * [{"step", "tokens_s", "mfu", "data_wait"}]
     assert "tokens_s" not in (workspace / "models/fine/metrics.json").read_text()
 
 

@@ -4,8 +4,9 @@ One start of three processes does it all, because importing torch is what takes 
 by each strategy. They leave what they found in files, and the tests compare.
 """
 
+import io
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,10 +123,30 @@ def _work_together(workers: Workers, folder: Path) -> None:
     again = _train(RANDOM, workers, resume=here / RANDOM.name / "one")
     _keep(here, f"{RANDOM.name}-resumed", workers, again)
     if workers.size == 2:
+        _keep(here, "damaged-for-one", workers, _resume_where_one_is_damaged(workers, here))
         return
     for strategy in STRATEGIES:
         written = folder / f"2-{strategy}" / RESUMED.name
         _keep(here, f"{RESUMED.name}-from-{strategy}", workers, _train(RESUMED, workers, resume=written / "one"))
+
+
+def _resume_where_one_is_damaged(workers: Workers, here: Path) -> dict:
+    """What each worker goes on from: the newer checkpoint is whole for the first only, the oldest is of other work."""
+    older, newer = here / RESUMED.name / "one", here / f"newer-{workers.rank}"
+    shutil.copytree(older, newer)
+    if workers.rank == 1:
+        (shard, *_) = newer.glob("*.safetensors")
+        shard.write_bytes(shard.read_bytes()[:-9])
+    state, said = _state(RESUMED, workers), io.StringIO()
+    with redirect_stderr(said):
+        besides = checkpoint.read_newest(map(nullcontext, (newer, older)), state, "work", workers)
+    refused = []
+    for places, work in (((newer,), "work"), ((older,), f"other for {workers.rank}"), ((), "work")):
+        try:
+            refused.append(str(checkpoint.read_newest(map(nullcontext, places), state, work, workers)))
+        except checkpoint.CheckpointError as error:
+            refused.append(str(error))
+    return {"step": state.step, "besides": besides, "said": said.getvalue(), "refused": refused}
 
 
 def _keep(folder: Path, name: str, workers: Workers, found: dict) -> None:
@@ -205,6 +226,20 @@ def test_three_workers_go_on_from_what_two_have_written(together, alone, written
         found = _found(together / f"3-{read_by}", f"{RESUMED.name}-from-{written_by}", rank)
         assert found["besides"] == "told by 0"
         _assert_same(found, alone[RESUMED.name], SAVED_AFTER)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_workers_pass_over_a_checkpoint_that_one_of_them_cannot_read(together, strategy):
+    """One that starts afresh alone, after a broken download, makes the others wait for it until they give up."""
+    for rank in range(2):
+        found = _found(together / f"2-{strategy}", "damaged-for-one", rank)
+        assert (found["step"], found["besides"]) == (SAVED_AFTER, "told by 0")
+        assert found["said"].startswith("train semantic passes over a checkpoint: worker 1: ")
+        assert found["said"].endswith("is damaged\n") and "newer-1/shard" in found["said"]
+        damaged, other, none = found["refused"]
+        assert damaged.startswith("worker 1: ") and damaged.endswith("is damaged")
+        assert other.startswith("worker 0: ") and "belongs to another recipe" in other
+        assert none == "None"
 
 
 @pytest.mark.parametrize(("size", "strategy"), TOGETHER)

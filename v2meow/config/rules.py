@@ -149,6 +149,9 @@ def _training_rules(stage: StageConfig, key: str) -> Iterator[Rule]:
     yield parts, f"{key}.accumulate", f"must divide the batch of {stage.batch}"
     yield 0 <= stage.ema < 1, f"{key}.ema", "must be at least 0 and below 1"
     yield stage.checkpoint_steps > 0, f"{key}.checkpoint_steps", "must be positive"
+    yield stage.evaluate_steps >= 0, f"{key}.evaluate_steps", "must be at least 0"
+    told = stage.evaluate_steps > 0 or not stage.keep_best
+    yield told, f"{key}.keep_best", "needs evaluate_steps above 0: nobody knows else which one is the best"
 
 
 def _worker_rules(recipe: Recipe) -> Iterator[Rule]:

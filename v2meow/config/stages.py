@@ -19,6 +19,9 @@ class StageConfig:
     neither changes what is learnt. `ema` is the decay of the running average of weights that is kept as the model,
     0 for the last weights themselves. Every `checkpoint_steps` steps all that training depends on is saved, and a
     killed run goes on from there.
+
+    Every `evaluate_steps` steps, 0 for never, and after the last one the loss on the held-out clips is measured, which
+    the loss curve then shows; with `keep_best` the model is that of the lowest of these losses.
     """
 
     layers: int
@@ -44,6 +47,8 @@ class StageConfig:
     checkpoint_activations: bool
     compile: bool
     checkpoint_steps: int
+    evaluate_steps: int = 0
+    keep_best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

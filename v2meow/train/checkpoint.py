@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,9 @@ class Checkpoints:
                 shutil.rmtree(other, ignore_errors=True)
 
     def resume(self, state: TrainState) -> Any:
-        """Bring `state` to the newest checkpoint and return what was saved besides; None when there is none.
-
-        CheckpointError when that checkpoint is damaged or of other work; `state` is then as it was.
-        """
-        newest = max(self._folder.glob("step-*"), default=None)
-        return None if newest is None else read(newest, state, self._fingerprint)
+        """See `read_newest`."""
+        found = sorted(self._folder.glob("step-*"), reverse=True)
+        return read_newest(map(nullcontext, found), state, self._fingerprint, Workers())
 
     def discard(self) -> None:
         """Remove all of them."""
@@ -120,14 +118,54 @@ def read(folder: Path, state: TrainState, fingerprint: str) -> Any:
 
     CheckpointError when it is damaged or of other work; `state` is then as it was.
     """
-    first = _told(folder, 0)
-    for number in range(first["workers"]):
+    _check(folder, fingerprint)
+    return _load(folder, state)
+
+
+def read_newest(
+    found: Iterable[AbstractContextManager[Path]], state: TrainState, fingerprint: str, workers: Workers
+) -> Any:
+    """Bring `state` to the first of these checkpoints, the newest, that all workers can read, and return as `read`.
+
+    All workers must call it, and go the same way. One whose copy alone is damaged would else start afresh, while the
+    others wait for it. None where there are no checkpoints; CheckpointError when all are damaged or of other work,
+    with what is wrong with the first; `state` is then as it was.
+    """
+    refused: list[str] = []
+    for place in found:
+        with ExitStack() as stack:
+            folder, reason = Path(), None
+            try:
+                folder = stack.enter_context(place)
+                _check(folder, fingerprint)
+            except (CheckpointError, OSError) as error:
+                reason = str(error)
+            reasons = workers.all_of(reason)
+            if reasons:
+                refused += reasons[:1]
+                continue
+            for line in refused:
+                print(f"train {state.model.spec.name} passes over a checkpoint: {line}", file=sys.stderr)
+            return _load(folder, state)
+    if refused:
+        raise CheckpointError(refused[0])
+    return None
+
+
+def _check(folder: Path, fingerprint: str) -> None:
+    """CheckpointError when the checkpoint, as far as this worker sees it, is damaged or of other work."""
+    for number in range(_told(folder, 0)["workers"]):
         told = _told(folder, number)
         if told["fingerprint"] != fingerprint:
             raise CheckpointError(f"{folder} belongs to another recipe, other examples, other code or another torch")
         for name, expected in told["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder / name} is damaged")
+
+
+def _load(folder: Path, state: TrainState) -> Any:
+    """Bring `state` to the checkpoint in `folder`, which is whole, and return what was saved besides."""
+    first = _told(folder, 0)
     state.ready()
     tensors = state.tensors()
     try:

@@ -108,7 +108,7 @@ def train_step(
             losses.mean().backward()
         total += losses.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    told = workers.mean(torch.cat((total, whole(norm)[None]))).cpu()  # the only place that waits for the device
+    told = workers.mean(torch.cat((total, whole(norm)[None])))  # the only place that waits for the device
     losses, norm = told[:-1], told[-1].item()
     made = accepts(losses.mean().item(), norm)
     if made:
@@ -149,7 +149,7 @@ def train(
                 state.update_average()
             state.step += 1
             on_step(report)
-    state.use_average()
+    state.use_result()
     state.model.eval()
 
 

@@ -1,4 +1,7 @@
-"""What the workers of a training tell the process that started them: how far they are, what they say, who died."""
+"""What workers of a training and the process that started them tell each other.
+
+How far they are, what they say, who died; and in the other direction that they shall stop.
+"""
 
 import contextlib
 import io
@@ -12,22 +15,31 @@ from textwrap import shorten
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from v2meow.files import read_json
+from v2meow.preempt import Asked
 from v2meow.progress import FILE_VARIABLE, progress
 
-_LOOK_S = 0.5
+_LOOK_S = 1.0
+_ANSWER_S = 10.0
 
 
 class _Board:
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None
         self._lines: list[str] = []
+        self._stop = False
 
-    def show(self, state: dict[str, Any]) -> None:
+    def show(self, state: dict[str, Any] | None) -> bool:
+        """Show this progress. Whether to stop."""
         self._state = state
+        return self._stop
+
+    def stop(self) -> None:
+        self._stop = True
 
     def say(self, line: str) -> None:
         self._lines.append(line)
@@ -63,7 +75,11 @@ def _show(board: Any, ended: threading.Event) -> None:
         while True:
             last = ended.wait(_LOOK_S)
             try:
-                state, lines = ray.get(board.read.remote(), timeout=10)
+                state, lines = ray.get(board.read.remote(), timeout=_ANSWER_S)
+            except GetTimeoutError:  # a busy machine, or one that has just lost a part of its cluster
+                if last:
+                    return
+                continue
             except Exception:  # whatever ended the cluster, the training tells of it
                 return
             for line in lines:
@@ -76,26 +92,30 @@ def _show(board: Any, ended: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def told(board: Any) -> Iterator[None]:
-    """While the block runs, tell the board this worker's progress and what it prints on standard error."""
-    ended = threading.Event()
+def told(board: Any) -> Iterator[Asked]:
+    """While the block runs, tell the board this worker's progress and what it prints on standard error.
+
+    Yields a function that tells whether the workers are to stop.
+    """
+    ended, stop = threading.Event(), threading.Event()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(_Lines(board)):
         file = Path(folder) / "progress.json"
         os.environ[FILE_VARIABLE] = str(file)
-        thread = threading.Thread(target=_tell, args=(board, file, ended), daemon=True, name="board")
+        thread = threading.Thread(target=_tell, args=(board, file, ended, stop), daemon=True, name="board")
         thread.start()
         try:
-            yield
+            yield stop.is_set
         finally:
             ended.set()
             thread.join()
 
 
-def _tell(board: Any, file: Path, ended: threading.Event) -> None:
+def _tell(board: Any, file: Path, ended: threading.Event, stop: threading.Event) -> None:
     while True:
         last = ended.wait(_LOOK_S)
-        if file.exists():
-            board.show.remote(read_json(file))
+        with contextlib.suppress(RayError):  # without its board a training ends soon, but not here
+            if ray.get(board.show.remote(read_json(file) if file.exists() else None)):
+                stop.set()
         if last:
             return
 

@@ -19,7 +19,7 @@ from v2meow.train.spikes import TrainingError
 from v2meow.train.step import make_model
 
 _PACKAGES = ("torch", "ray", "safetensors", "pyarrow")
-_COPIES = 5  # of a weight in training, in float32: itself, its gradient, two moments, and the average
+_COPIES = 4  # of a weight in training, in float32: itself, its gradient and two moments
 _ANSWER_S = 60.0
 
 
@@ -44,7 +44,8 @@ def _bytes_of_training(stage: StageName, recipe: Recipe, workspace: Path) -> flo
     examples = read_examples(recipe, workspace, "holdout")
     with torch.device("meta"):
         model = make_model(recipe, stage, examples, measured=False)
-    copies = _COPIES if recipe.stage(stage).ema else _COPIES - 1
+    config = recipe.stage(stage)
+    copies = _COPIES + bool(config.ema) + config.keep_best  # the average, the best
     return 4.0 * copies * sum(parameter.numel() for parameter in model.parameters())
 
 

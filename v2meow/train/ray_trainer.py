@@ -9,7 +9,10 @@ import logging
 import os
 import shutil
 import tempfile
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,15 @@ from v2meow.config import Recipe, StageName, TrainConfig
 from v2meow.files import atomic_folder, read_json, write_json
 from v2meow.model.io import save_stage
 from v2meow.model.lm import TokenLM
+from v2meow.preempt import Asked, Interrupted, never, stoppable
 from v2meow.train import checkpoint
 from v2meow.train.ray_board import Obituaries, new_board, shown, told
 from v2meow.train.ray_check import refuse_what_cannot_work
+from v2meow.train.ray_gauges import Gauges
+from v2meow.train.reports import write_reports
 from v2meow.train.state import TrainState
-from v2meow.train.step import SPEED, train_stage
+from v2meow.train.step import Trained, train_stage
+from v2meow.train.watch import watchers
 from v2meow.train.workers import Workers, whole
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")  # then fewer workers go on, where that is allowed
@@ -34,9 +41,12 @@ import ray.train
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
+    CheckpointConsistencyMode,
     CheckpointUploadMode,
     FailureConfig,
     LoggingConfig,
+    ReportedCheckpoint,
+    Result,
     RunConfig,
     ScalingConfig,
 )
@@ -45,26 +55,33 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 _PATIENCE_S = 40  # with a silent storage, three times over: another number of tries does not travel to the workers
 _MODEL, _SPEED = "model", "speed.json"  # in a run's last checkpoint
+_STEP, _FINISHED = "step", "finished"  # what is reported with a checkpoint: steps made; the last one, with the model
+_LOOK_S = 0.5
+_GRACE_S = 24.0  # of the 30 s between SIGTERM and SIGKILL, for the workers' last checkpoint and Ray's end
 
 
 def run(stage: StageName, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     """Train one stage by the recipe's workers and write models/STAGE, as `step.run` does.
 
-    TrainingError listing all that cannot work, before a worker is started; the error that a worker met, when it has
-    been met more than `max_failures` times.
+    SIGTERM to this process ends it with Interrupted, after a checkpoint of all workers. TrainingError listing all that
+    cannot work, before a worker is started; the error that a worker met, when it has been met more than `max_failures`
+    times.
     """
     device = torch.device("cuda" if recipe.train.gpus else "cpu")
     work = _Work(stage, recipe, workspace.resolve(), checkpoint.fingerprint(recipe, stage, workspace, device))
-    with connected():
+    with connected(), stoppable() as asked:  # in this order: Ray takes SIGTERM for itself when it connects
         storage, folder = _storage(recipe.train, work.workspace)
         refuse_what_cannot_work(stage, recipe, work.workspace, storage, folder)
         board = new_board()
         try:
             with shown(board):
-                result = _trainer(work, storage, folder, board).fit()
+                result = _fit(_trainer(work, storage, folder, board), board, asked)
         except TrainingFailedError as error:
             raise own_cause(error) from None
-        assert result.checkpoint is not None  # the model comes with it
+        reported = (result and result.metrics) or {}
+        if result is None or result.checkpoint is None or _FINISHED not in reported:
+            after = f"after {reported[_STEP]} steps" if _STEP in reported else "before it answered"
+            raise Interrupted(f"train {stage} stopped {after}: start it again to go on")
         with result.checkpoint.as_directory() as last:
             metrics = _take_over(Path(last), work)
         storage.delete_dir(f"{folder}/{work.name}")
@@ -120,20 +137,40 @@ def _trainer(work: _Work, storage: FileSystem, folder: str, board: Any) -> Torch
     )
 
 
+def _fit(trainer: TorchTrainer, board: Any, asked: Asked) -> Result | None:
+    """Train in another thread: this one hears signals. None when it was asked to stop and did not in time."""
+    training: futures.Future[Result] = futures.Future()
+
+    def fit() -> None:
+        try:
+            training.set_result(trainer.fit())
+        except BaseException as error:
+            training.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="fit").start()  # a daemon: nobody waits for it after the grace
+    while not asked():
+        if futures.wait([training], _LOOK_S).done:
+            return training.result()
+    board.stop.remote()
+    return training.result() if futures.wait([training], _GRACE_S).done else None
+
+
 def _train(config: dict[str, Any]) -> None:
     """What each worker does."""
     work: _Work = config["work"]
     logging.getLogger().setLevel(logging.WARNING)  # else every checkpoint is told of, between our lines
-    workers, device = Workers(work.recipe.train.strategy), get_device()
     torch.set_num_threads(max(1, int(work.recipe.train.cpus)))
-    last = ray.train.get_checkpoint()
-    if last is not None:
-        with last.as_directory() as folder:
-            if (Path(folder) / _MODEL).exists():  # killed between the last report and the end
-                _report(last, CheckpointUploadMode.NO_UPLOAD)
-                return
-    with told(config["board"]) if workers.rank == 0 else nullcontext():
-        trained = train_stage(work.stage, work.recipe, work.workspace, device, workers, _Committed(work, workers))
+    committed = _committed()
+    if committed and _FINISHED in committed[0].metrics:  # killed between the last report and the end
+        _report(committed[0].checkpoint, committed[0].metrics, CheckpointUploadMode.NO_UPLOAD)
+        return
+    first = ray.train.get_context().get_world_rank() == 0
+    with told(config["board"]) if first else nullcontext(never) as asked:
+        workers = Workers(work.recipe.train.strategy, asked)
+        try:
+            trained = _trained(work, workers)
+        except Interrupted:  # no failure, after which Ray would start again
+            return
     weights = {name: whole(tensor).cpu() for name, tensor in trained.model.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         if workers.rank == 0:
@@ -141,7 +178,25 @@ def _train(config: dict[str, Any]) -> None:
             model.load_state_dict(weights)
             save_stage(Path(folder) / _MODEL, model, trained.metrics)
         write_json(Path(folder) / f"{workers.rank}-{_SPEED}", trained.speed | {"workers": workers.size})
-        _report(Checkpoint.from_directory(folder), CheckpointUploadMode.SYNC)
+        reported = {_STEP: len(trained.metrics["curve"]), _FINISHED: True}
+        _report(Checkpoint.from_directory(folder), reported, CheckpointUploadMode.SYNC)
+
+
+def _trained(work: _Work, workers: Workers) -> Trained:
+    watching = [*watchers(work.workspace, work.stage), Gauges(work.stage, work.name)] if workers.rank == 0 else []
+    keeper = _Committed(work, workers)
+    return train_stage(work.stage, work.recipe, work.workspace, get_device(), workers, keeper, watching)
+
+
+def _committed() -> list[ReportedCheckpoint]:
+    """What Ray will go on from, the newest first, once it has taken note of all that this worker has reported."""
+    return ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)[::-1]
+
+
+@contextmanager
+def _folder(found: Checkpoint) -> Iterator[Path]:
+    with found.as_directory() as folder:
+        yield Path(folder)
 
 
 class _Committed:
@@ -151,21 +206,21 @@ class _Committed:
         self._fingerprint, self._workers = work.fingerprint, workers
 
     def resume(self, state: TrainState) -> Any:
-        newest = ray.train.get_checkpoint()
-        if newest is None:
-            return None
-        with newest.as_directory() as folder:
-            return checkpoint.read(Path(folder), state, self._fingerprint)
+        found = (_folder(reported.checkpoint) for reported in _committed())
+        return checkpoint.read_newest(found, state, self._fingerprint, self._workers)
 
     def save(self, state: TrainState, besides: Any) -> None:
         """Written to this machine's disk at once; sent from there to the storage while training goes on."""
         folder = Path(tempfile.mkdtemp(prefix="v2meow-"))
         checkpoint.write(folder, state.tensors(), self._fingerprint, state.step, besides, self._workers)
-        _report(Checkpoint.from_directory(folder), CheckpointUploadMode.ASYNC, delete=True)
+        _report(Checkpoint.from_directory(folder), {_STEP: state.step}, CheckpointUploadMode.ASYNC, delete=True)
+
+    def finish(self) -> None:
+        _committed()
 
 
-def _report(found: Checkpoint, mode: CheckpointUploadMode, *, delete: bool = False) -> None:
-    ray.train.report({}, checkpoint=found, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=delete)
+def _report(found: Checkpoint, told: dict[str, Any], mode: CheckpointUploadMode, *, delete: bool = False) -> None:
+    ray.train.report(told, checkpoint=found, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=delete)
 
 
 def _take_over(last: Path, work: _Work) -> dict[str, Any]:
@@ -175,5 +230,4 @@ def _take_over(last: Path, work: _Work) -> dict[str, Any]:
             shutil.copyfile(file, folder / file.name)
     metrics = read_json(last / _MODEL / "metrics.json")
     speed = read_json(last / f"0-{_SPEED}")
-    write_json(work.workspace / SPEED.format(stage=work.stage), speed)
-    return {key: metrics[key] for key in ("parameters", "train_loss", "holdout_loss")} | speed
+    return write_reports(work.stage, work.workspace, metrics, speed)

@@ -69,6 +69,11 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * size**3 / best
 
 
+def gpu_gib(device: torch.device) -> float | None:
+    """The most memory of a GPU that this process's tensors have taken so far, in GiB; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+
+
 def _weights(*modules: nn.Module) -> int:
     """Number of weights of all linear layers within."""
     linear = (part for module in modules for part in module.modules() if isinstance(part, nn.Linear))

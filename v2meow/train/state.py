@@ -1,8 +1,11 @@
-"""Everything that the next training step depends on besides its batch: model, optimizer, average.
+"""Everything that the next training step depends on besides its batch: model, optimizer, average, best weights.
 
 It comes apart into named tensors and back to the bit. Random numbers of a step are a function of seed, step and worker,
 so there is no random stream to keep. Knows nothing of files. Runs with torch alone.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,12 +17,18 @@ from v2meow.train.optim import make_optimizer
 
 
 class TrainState:
-    """Training of one model after `step` steps. `average` is the running average of its weights, empty when off."""
+    """Training of one model after `step` steps.
+
+    `average` is the running average of its weights, `best` the weights that `keep_best` has seen; empty when off. The
+    best ones are a part of the state and not a checkpoint of their own: so they are in every checkpoint, whichever of
+    them is lost, and come back with it.
+    """
 
     def __init__(self, model: TokenLM, config: StageConfig, seed: int = 0) -> None:
         self.model, self.decay, self.step, self.seed = model, config.ema, 0, seed
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else {}
+        self.average = self._weights() if config.ema else {}
+        self.best = self._weights() if config.keep_best else {}
 
     @property
     def device(self) -> torch.device:
@@ -35,12 +44,35 @@ class TrainState:
             decay = min(self.decay, (1 + self.step) / (10 + self.step))
             get_ema_multi_avg_fn(decay)(tuple(self.average.values()), tuple(self.model.parameters()), self.step)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the model has the weights that it is to have if training ends now: the average, if any."""
+        present = self._weights() if self.average else {}
+        self._use(self.average)
+        try:
+            yield
+        finally:
+            self._use(present)
+
     @torch.no_grad()
-    def use_average(self) -> None:
-        """Make the average the model's weights. Training cannot go on from there."""
+    def keep_best(self) -> None:
+        """Keep the present weights as the best ones."""
         for name, parameter in self.model.named_parameters():
-            if name in self.average:
-                parameter.copy_(self.average[name])
+            self.best[name].copy_(parameter)
+
+    def use_result(self) -> None:
+        """Make the best weights, or else the average, the model's. Training cannot go on from there."""
+        self._use(self.best or self.average)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of them."""
+        return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def _use(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it but `step`, by name: the living tensors, not copies."""
@@ -48,6 +80,7 @@ class TrainState:
         return (
             {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
             | {f"average.{name}": tensor for name, tensor in self.average.items()}
+            | {f"best.{name}": tensor for name, tensor in self.best.items()}
             | {
                 f"optimizer.{names[parameter]}.{key}": value
                 for parameter, moments in self.optimizer.state.items()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from v2meow.config import Strategy
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import CrossAttention
+from v2meow.preempt import Asked, never
 
 
 class Workers:
@@ -24,10 +26,14 @@ class Workers:
 
     `ddp` keeps the whole model in every process and averages gradients while they are computed; `fsdp` keeps a part of
     every weight, its gradient and its moments in each (FSDP2), and gathers one block at a time.
+
+    Any of them may be `asked` to stop. They have to stop after the same step, so they agree on it whenever they
+    exchange figures.
     """
 
-    def __init__(self, strategy: Strategy = "ddp") -> None:
+    def __init__(self, strategy: Strategy = "ddp", asked: Asked = never) -> None:
         self.strategy: Strategy = strategy
+        self._asked, self._agreed = asked, False
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
@@ -73,11 +79,32 @@ class Workers:
             joined.set_requires_gradient_sync(True)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-            values = values / self.size
-        return values
+        """The mean of `values` [N] over all processes, on the CPU. On the way they agree on `stopping`."""
+        if self.size == 1:
+            return values.cpu()
+        told = torch.cat((values, values.new_tensor([float(self._asked())])))
+        dist.all_reduce(told)
+        told = told.cpu()
+        self._agreed = told[-1].item() > 0
+        return told[:-1] / self.size
+
+    @property
+    def stopping(self) -> bool:
+        """Whether one of them was asked to stop, as far as all of them know."""
+        return self._agreed if self.size > 1 else self._asked()
+
+    def all_of(self, said: str | None) -> list[str]:
+        """What the workers have to say, by their rank; nothing where none has."""
+        if self.size == 1:
+            return [] if said is None else [said]
+        everyone: list[str | None] = [None] * self.size
+        dist.all_gather_object(everyone, said)
+        return [f"worker {rank}: {line}" for rank, line in enumerate(everyone) if line is not None]
+
+    def settle(self, model: nn.Module) -> None:
+        """Take the model apart again after a forward pass without a backward one, which would have done it."""
+        if isinstance(model, FSDPModule):
+            model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
