@@ -42,11 +42,9 @@ class Gate:
 
         Who could not be served in time by what is known of the pieces before is sent away at once, too.
         """
+        self.check(pieces, patience)
         pieces = min(pieces, self.running)
-        full = self._inside + pieces > self.running or self._queue
-        if full and (self.queued + pieces > self.waiting or self.outlook > patience):
-            raise self.busy()
-        if full:
+        if self._is_full(pieces):
             await self._wait(pieces, patience)
         else:
             self._inside += pieces
@@ -58,9 +56,14 @@ class Gate:
             self._mean = _MEMORY * self._mean + (1 - _MEMORY) * (time.monotonic() - began)
             self._admit()
 
-    def busy(self) -> Problem:
-        """What somebody is told who comes when too many wait."""
-        return Problem(429, "busy", "too many requests wait already: come back later", retry_after=self.outlook)
+    def check(self, pieces: int, patience: float) -> None:
+        """Problem 429 for who would be sent away by `place` now."""
+        pieces = min(pieces, self.running)
+        if self._is_full(pieces) and (self.queued + pieces > self.waiting or self.outlook > patience):
+            raise Problem(429, "busy", "too many requests wait already: come back later", retry_after=self.outlook)
+
+    def _is_full(self, pieces: int) -> bool:
+        return self._inside + pieces > self.running or bool(self._queue)
 
     async def _wait(self, pieces: int, patience: float) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

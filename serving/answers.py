@@ -1,5 +1,6 @@
 """Answers that are sent while the music is made: a WAV file, or a line of JSON for everything that happens."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -16,35 +17,52 @@ from v2meow.generate.provenance import comment
 from v2meow.media import pcm, wav_header
 
 EVENTS = "application/x-ndjson"
+_GRACE_S = 2.0  # after the deadline, for the last line that tells of it
 
 
 class Stream(StreamingResponse):
-    """A body whose end, or whose client's end, also ends what makes it; `release` is called then."""
+    """The body `make` makes of a generation. Its end, or its client's end, ends both; `release` is called then."""
 
     def __init__(
-        self, body: AsyncGenerator[bytes], media_type: str, headers: dict[str, str], release: Callable[[], None]
+        self,
+        make: Callable[[Performing], AsyncGenerator[bytes]],
+        performing: Performing,
+        media_type: str,
+        headers: dict[str, str],
+        release: Callable[[], None],
     ) -> None:
-        super().__init__(body, media_type=media_type, headers=headers)
-        self._made, self._release = body, release
+        self._made, self._performing, self._release = make(performing), performing, release
+        super().__init__(self._made, media_type=media_type, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._made):
+            # A client that has stopped reading must not keep its place for ever.
+            async with asyncio.timeout(self._performing.left + _GRACE_S), aclosing(self._made):
                 await super().__call__(scope, receive, send)
         finally:
-            self._release()
+            try:
+                await self._performing.leave()  # a client who left early has never begun to listen
+            finally:
+                self._release()
 
 
 async def wav(performing: Performing) -> AsyncGenerator[bytes]:
     """The only take, as it is made. Its length is known beforehand and said in the header of HTTP and of the file:
 
-    a stream that fails ends before, which no client takes for the whole.
+    a stream that fails ends before, which no client takes for the whole. The last samples wait until everything is
+    kept: a client who has them all leaves, and would cancel that.
     """
     yield _header(performing)
+    left, last = _samples(performing), b""
     async with aclosing(performing.events()) as events:
         async for event in events:
             if isinstance(event, Audio):
-                yield pcm(event.samples.numpy())
+                left -= len(event.samples)
+                if left:
+                    yield pcm(event.samples.numpy())
+                else:
+                    last = pcm(event.samples.numpy())
+    yield last
 
 
 def wav_bytes(performing: Performing) -> int:

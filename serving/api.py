@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from serving import answers, schema
 from serving.keys import OPEN, Doorkeeper, Key
@@ -24,6 +25,15 @@ from serving.uploads import GenerationForm, read_form
 
 log = logging.getLogger("v2meow.serving")
 _PAGE = Path(__file__).parent / "page"
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",  # its files belong together: none may be older than the others
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awaitable[str]]) -> FastAPI:
@@ -82,11 +92,12 @@ def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awa
     async def show_metrics() -> PlainTextResponse:
         return PlainTextResponse(await metrics(), media_type="text/plain; version=0.0.4")
 
-    app.mount("/", StaticFiles(directory=_PAGE, html=True))
+    app.mount("/", _Page(directory=_PAGE, html=True))
     return app
 
 
 async def _generate(service: Service, request: Request, owner: str, release: Callable[[], None]) -> Response:
+    idempotency = _idempotency_key(request)
     form, upload = await read_form(request, service.settings)
     order = Order(prompt=form.prompt, seconds=form.seconds, seed=form.seed, takes=form.takes, model=form.model)
     try:
@@ -94,7 +105,7 @@ async def _generate(service: Service, request: Request, owner: str, release: Cal
         record = await asyncio.to_thread(service.spool.new, order, form.mode, owner, upload)
     finally:
         upload.unlink(missing_ok=True)
-    repeated = _repeated(service, record, request.headers.get("idempotency-key"))
+    repeated = _repeated(service, record, idempotency)
     if repeated is not None:
         release()
         return await _answer_again(service, repeated, form)
@@ -105,11 +116,10 @@ async def _generate(service: Service, request: Request, owner: str, release: Cal
     performing = await service.prepared(record, service.settings.limits.deadline_s)
     headers = {"X-Generation-Id": record.id, "X-Model-Digest": record.model["digest"]}
     if form.format == "events":
-        return answers.Stream(answers.events(performing), answers.EVENTS, headers, release)
+        return answers.Stream(answers.events, performing, answers.EVENTS, headers, release)
     if form.format == "wav" and order.takes == 1:
-        body = answers.wav(performing)
         headers["Content-Length"] = str(answers.wav_bytes(performing))
-        return answers.Stream(body, "audio/wav", headers, release)
+        return answers.Stream(answers.wav, performing, "audio/wav", headers, release)
     await performing.finish()
     release()
     file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], form.format)
@@ -120,8 +130,6 @@ def _repeated(service: Service, record: Record, key: str | None) -> Record | Non
     """The earlier generation that an idempotency key stands for; the new record is then forgotten."""
     if not key:
         return None
-    if len(key) > 200:
-        raise Problem(400, "broken-header", "Idempotency-Key: 200 characters at most")
     first = service.spool.claim(key, record.owner, record.id)
     if first == record.id:
         return None
@@ -130,6 +138,13 @@ def _repeated(service: Service, record: Record, key: str | None) -> Record | Non
     if (earlier.order, earlier.input["sha256"]) != (record.order, record.input["sha256"]):
         raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
     return earlier
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key and len(key) > 200:
+        raise Problem(400, "broken-header", "Idempotency-Key: 200 characters at most")
+    return key
 
 
 async def _answer_again(service: Service, record: Record, form: GenerationForm) -> Response:
@@ -147,15 +162,25 @@ async def _answer_again(service: Service, record: Record, form: GenerationForm) 
 
 def _refuse_when_full(service: Service, record: Record) -> None:
     """What waits in the background must not wait for ever either."""
-    gate = service.gate
-    if gate.queued + record.order.takes > gate.waiting:
+    try:
+        service.gate.check(record.order.takes, service.settings.limits.deadline_s)
+    except Problem:
         service.spool.forget(record.id)
-        raise gate.busy()
+        raise
 
 
 def _record(record: Record, status: int = 200) -> JSONResponse:
     place = f"/v1/generations/{record.id}"
     return JSONResponse(schema.record_body(record), status, headers={"Location": place} if status == 202 else {})
+
+
+class _Page(StaticFiles):
+    """The page for people, which loads nothing from elsewhere and runs nothing that is not a file of its own."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_PAGE_HEADERS)
+        return response
 
 
 class _Door:

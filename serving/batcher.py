@@ -4,6 +4,7 @@ Knows nothing of what calls it: Ray Serve, KServe and tests use it alike.
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -15,6 +16,7 @@ from v2meow.generate.parts import StageEngine
 from v2meow.generate.request import Request
 from v2meow.model.lm import TokenLM
 
+log = logging.getLogger("v2meow.serving")
 _Answer = Tensor | Exception | None  # None is the end
 
 
@@ -81,7 +83,8 @@ class Batcher:
     async def decode(self, request: Request, milestones: Sequence[int] = ()) -> AsyncGenerator[Tensor]:
         """Codes [K, t] of the first `milestones` frames, as soon as they are there, and at last those of all frames.
 
-        ValueError for a request that does not fit. Leaving the iterator frees the request's rows before the next step.
+        ValueError for a request that does not fit, RuntimeError when the engine has ended. Leaving the iterator frees
+        the request's rows before the next step.
         """
         order = _Order(request, deque(milestones), asyncio.get_running_loop())
         self._tell(order)
@@ -102,7 +105,10 @@ class Batcher:
 
     def _tell(self, order: _Order | None) -> None:
         with self._changed:
-            self._inbox += [] if order is None else [order]
+            if order is not None:
+                if self._closed:  # nobody would ever answer
+                    raise RuntimeError("the engine was closed")
+                self._inbox.append(order)
             self._changed.notify()
 
     # ---- in the thread
@@ -114,12 +120,12 @@ class Batcher:
                 self._take_in()
                 self._step()
         except Exception as error:
+            log.exception("the engine has failed and is closed")
             reason = error
-            raise
-        finally:
-            self._closed = True
-            for order in [*self._inside.values(), *self._inbox]:
-                order.answer(reason)
+        with self._changed:  # what is put in later is refused
+            self._closed, late = True, self._inbox
+        for order in [*self._inside.values(), *late]:
+            order.answer(reason)
 
     def _take_in(self) -> None:
         """Wait until there is something to do, let new requests in and those out that were given up."""

@@ -37,12 +37,17 @@ class _Held(Generic[Part]):
     part: asyncio.Task[Part]
     users: int = 0
 
+    @property
+    def failed(self) -> bool:
+        """Whether loading ended without a part: the next one tries again."""
+        return self.part.done() and (self.part.cancelled() or self.part.exception() is not None)
+
 
 class Shelf(Generic[Part]):
     """Loads the part of an edition when it is first used; `room` stay loaded, those used last, and all in use."""
 
     def __init__(
-        self, load: Callable[[Path, Recipe], Part], close: Callable[[Part], None] = lambda _: None, *, room: int
+        self, load: Callable[[Path, Recipe], Part], close: Callable[[Part], object] = lambda _: None, *, room: int
     ) -> None:
         self._load, self._close, self._room = load, close, room
         self._held: OrderedDict[str, _Held[Part]] = OrderedDict()
@@ -50,24 +55,19 @@ class Shelf(Generic[Part]):
     @property
     def parts(self) -> list[Part]:
         """Those that are loaded."""
-        tasks = [held.part for held in self._held.values()]
-        return [task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()]
+        return [held.part.result() for held in self._held.values() if held.part.done() and not held.failed]
 
     @asynccontextmanager
     async def use(self, edition: Edition) -> AsyncIterator[Part]:
         """The part of `edition`, loaded aside while others are at work; what loading raises."""
         held = self._held.get(edition.digest)
-        if held is None:
+        if held is None or held.failed:
             held = _Held(asyncio.ensure_future(asyncio.to_thread(self._loaded, edition)))
             self._held[edition.digest] = held
         self._held.move_to_end(edition.digest)
         held.users += 1
         try:
             yield await asyncio.shield(held.part)  # one that goes away must not cancel it for the others
-        except BaseException:
-            if held.part.done() and (held.part.cancelled() or held.part.exception()):
-                self._held.pop(edition.digest, None)  # the next one tries again
-            raise
         finally:
             held.users -= 1
             self._tidy()
@@ -77,6 +77,8 @@ class Shelf(Generic[Part]):
         return self._load(folder, bundle_recipe(folder))
 
     def _tidy(self) -> None:
+        for digest in [digest for digest, held in self._held.items() if held.failed]:
+            del self._held[digest]
         for digest, held in list(self._held.items())[: max(0, len(self._held) - self._room)]:
             if not held.users and held.part.done():
                 del self._held[digest]

@@ -136,6 +136,8 @@ class Generation:
         return figures
 
     def _write(self, take: _Take) -> None:
+        if not self._spool.keeps(self.record.id):
+            raise FileNotFoundError(f"generation {self.record.id} was forgotten")
         place = self._spool.place(self.record.id)
         about = self.provenance(take.number)
         wav = place / f"take-{take.number}.wav"

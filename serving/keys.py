@@ -3,19 +3,28 @@
 A key has 256 random bits, so that a plain SHA-256 hides it: there is nothing to guess.
 """
 
+import fcntl
 import hashlib
 import hmac
+import json
+import logging
+import os
 import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.problems import Problem
-from v2meow.files import DamagedFileError, read_json, write_json
+from v2meow.files import DamagedFileError, atomic_file, read_json
 
+log = logging.getLogger("v2meow.serving")
 _PREFIX = "v2m_"
 _MINUTE = 60.0
 OPEN = "anybody"  # the owner of what was asked for where no keys are in use
@@ -29,21 +38,23 @@ class KeyFileError(ValueError):
 class Key:
     """One key: `per_minute` requests, `concurrent` generations, until `expires`, seconds since 1970; None is never."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
-    sha256: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     created: float
     expires: float | None
-    per_minute: int
-    concurrent: int
+    per_minute: Annotated[int, Field(strict=True)]
+    concurrent: Annotated[int, Field(strict=True)]
+
+
+_KEYS = TypeAdapter(list[Key])
 
 
 def create(file: Path, name: str, *, per_minute: int, concurrent: int, days: float | None) -> str:
     """Add a key to the file; the key itself, which is shown this once. KeyFileError for a name that is taken."""
     if not re.fullmatch(r"[\w.@-]{1,64}", name):
         raise KeyFileError(f"{name!r} cannot be a key's name: letters, digits and . @ - _, 64 at most")
-    keys = read(file) if file.exists() else []
-    if any(key.name == name for key in keys):
-        raise KeyFileError(f"{file} has a key {name} already: revoke it first")
     secret = _PREFIX + secrets.token_urlsafe(32)
     expires = None if days is None else time.time() + days * 86400
     new = Key(
@@ -54,32 +65,56 @@ def create(file: Path, name: str, *, per_minute: int, concurrent: int, days: flo
         per_minute=per_minute,
         concurrent=concurrent,
     )
-    _write(file, [*keys, new])
+    with _alone(file):
+        keys = read(file) if file.exists() else []
+        if any(key.name == name for key in keys):
+            raise KeyFileError(f"{file} has a key {name} already: revoke it first")
+        _write(file, [*keys, new])
     return secret
 
 
 def revoke(file: Path, name: str) -> None:
     """Take a key out of the file; servers notice within a second. KeyFileError for one that is not there."""
-    keys = read(file)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
-        raise KeyFileError(f"{file} has no key {name}: it has {', '.join(key.name for key in keys) or 'none'}")
-    _write(file, left)
+    with _alone(file):
+        keys = read(file)
+        left = [key for key in keys if key.name != name]
+        if len(left) == len(keys):
+            raise KeyFileError(f"{file} has no key {name}: it has {', '.join(key.name for key in keys) or 'none'}")
+        _write(file, left)
 
 
 def read(file: Path) -> list[Key]:
     """The keys of a file. KeyFileError when it is missing or damaged: then nobody may come in."""
     try:
-        return [Key(**values) for values in read_json(file)["keys"]]
+        return _KEYS.validate_python(read_json(file)["keys"])
     except FileNotFoundError:
         raise KeyFileError(f"there is no file of keys {file}: make one with `v2meow keys create NAME`") from None
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, one['loc'])) or 'keys'}: {one['msg']}" for one in error.errors())
+        raise KeyFileError(f"{file} is no file of keys: {'; '.join(faults)}") from None
     except (DamagedFileError, TypeError, KeyError) as error:
         raise KeyFileError(f"{file} is no file of keys: {error}") from None
+    except OSError as error:
+        raise KeyFileError(f"{file} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else changes the file meanwhile: of two who add a key at once neither undoes the other's."""
+    if not file.absolute().parent.is_dir():
+        raise KeyFileError(f"there is no folder for {file}")
+    folder = os.open(file.absolute().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _write(file: Path, keys: list[Key]) -> None:
-    write_json(file, {"keys": [asdict(key) for key in keys]})
-    file.chmod(0o600)
+    with atomic_file(file) as temporary:
+        temporary.touch(mode=0o600)  # before there is anything in it
+        temporary.write_text(json.dumps({"keys": [asdict(key) for key in keys]}, indent=2, sort_keys=True) + "\n")
 
 
 def _hash(secret: str) -> str:
@@ -105,10 +140,14 @@ class Doorkeeper:
         return key
 
     def recognise(self, secret: str | None) -> Key | None:
-        """The key that a request shows; None where none is needed. Problem 401."""
+        """The key that a request shows; None where none is needed. Problem 401, or 503 while there is no file."""
         if self._file is None:
             return None
-        self._refresh()
+        try:
+            self._refresh()
+        except KeyFileError as error:
+            log.error("nobody is let in: %s", error)
+            raise Problem(503, "keys-unavailable", "keys cannot be checked at present", retry_after=30.0) from None
         if secret is None:
             raise Problem(401, "key-missing", "send an API key: Authorization: Bearer KEY")
         given = _hash(secret)
@@ -148,7 +187,7 @@ class Doorkeeper:
         assert self._file is not None
         try:
             stamp = self._file.stat().st_mtime_ns, self._file.stat().st_ino
-        except FileNotFoundError:
+        except OSError:
             stamp = None
         if stamp is None or stamp != self._stamp:
             self._keys, self._stamp = read(self._file), stamp

@@ -20,6 +20,11 @@ class LocalParts:
         self.visual, self.text, self.codec = VisualWorker(room), TextWorker(room), CodecWorker(room)
         self.stages = {name: StageWorker(name, pieces, room) for name in STAGES}
 
+    @property
+    def alive(self) -> bool:
+        """Whether all engines that were started still work."""
+        return all(worker.alive for worker in self.stages.values())
+
     async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
         return await self.visual.see(edition, video.read_bytes(), seconds)
 

@@ -4,11 +4,12 @@ The same order of things as v2meow.generate.pipeline, where all parts are in one
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -89,14 +90,14 @@ class Performance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False  # whether sound is being decoded
 
-    async def __aiter__(self) -> AsyncIterator[Progress | Tensor]:
+    async def __aiter__(self) -> AsyncGenerator[Progress | Tensor]:
         """Leaving it frees what the piece holds in the parts."""
         piece, rate = self.piece, self.piece.recipe.codec.sample_rate
         last = torch.empty(0)
         try:
             while piece.heard < piece.frames:
                 for stage, window, request in piece.due():
-                    self._start(self._play(stage, window, request))
+                    self._start(partial(self._play, stage, window, request))
                 self._listen()
                 news = await self._news.get()
                 if isinstance(news, Exception):
@@ -117,14 +118,14 @@ class Performance:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.ensure_future(self._told(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _told(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:
             self._news.put_nowait(error)
 
@@ -142,7 +143,7 @@ class Performance:
         needed = min(piece.frames, self._end + self._context)
         if piece.ready["fine"] >= needed:
             self._listening = True
-            self._start(self._sound(piece.heard, self._end, needed))
+            self._start(partial(self._sound, piece.heard, self._end, needed))
 
     async def _sound(self, first: int, end: int, needed: int) -> None:
         recipe = self.piece.recipe

@@ -9,6 +9,7 @@ import torch
 from serving.editions import Edition
 from serving.performance import Parts, Performance
 from v2meow.config import Recipe
+from v2meow.generate.parts import PromptError
 from v2meow.generate.piece import Brief, Piece
 from v2meow.media import write_video
 
@@ -22,11 +23,8 @@ class RehearsalError(RuntimeError):
 async def rehearse(parts: Parts, edition: Edition, recipe: Recipe) -> None:
     """Let `edition` score a grey second through all its parts. RehearsalError, or what a part raises."""
     with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "rehearsal.mp4"
-        pictures = (np.full((_SIDE, _SIDE, 3), 20 * number, np.uint8) for number in range(round(_SECONDS * _FPS)))
-        write_video(video, pictures, _FPS, np.zeros(round(_SECONDS * 16_000), np.float32), 16_000)
-        seen = await parts.see(edition, video, None)
-    piece = Piece(Brief(visual=seen.visual, joint=None, seconds=seen.seconds, seed=0), recipe)
+        seen = await parts.see(edition, grey_video(Path(folder)), None)
+    piece = Piece(Brief(visual=seen.visual, joint=await _words(parts, edition), seconds=seen.seconds, seed=0), recipe)
     chunks = []
     async for item in Performance(piece, edition, parts, await parts.context(edition)):
         if isinstance(item, torch.Tensor):
@@ -34,3 +32,22 @@ async def rehearse(parts: Parts, edition: Edition, recipe: Recipe) -> None:
     sound, expected = torch.cat(chunks), round(seen.seconds * recipe.codec.sample_rate)
     if len(sound) != expected or not bool(sound.isfinite().all()):
         raise RehearsalError(f"{edition.label}: a rehearsal made {len(sound)} samples of {expected}, or no numbers")
+
+
+async def _words(parts: Parts, edition: Edition) -> torch.Tensor | None:
+    """The vector of a prompt; None where the model follows none."""
+    try:
+        joint = await parts.embed(edition, "slow bells")
+    except PromptError:
+        return None
+    if not bool(joint.isfinite().all()):
+        raise RehearsalError(f"{edition.label}: the vector of a prompt holds no numbers")
+    return joint
+
+
+def grey_video(folder: Path) -> Path:
+    """A new file there: a second that gets lighter."""
+    video = folder / "rehearsal.mp4"
+    pictures = (np.full((_SIDE, _SIDE, 3), 20 * number, np.uint8) for number in range(round(_SECONDS * _FPS)))
+    write_video(video, pictures, _FPS, np.zeros(round(_SECONDS * 16_000), np.float32), 16_000)
+    return video

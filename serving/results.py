@@ -1,5 +1,6 @@
 """Finished takes as files: WAV and provenance are there, the scored video is made when it is first asked for."""
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +22,13 @@ def result_file(service: Service, record: Record, take: int, kind: ResultFile) -
         raise Problem(409, "not-done", f"{detail} ({error['detail']})" if error else detail)
     place = service.spool.place(record.id)
     wav, file = place / f"take-{take}.wav", place / f"take-{take}.{kind}"
-    if not wav.is_file():
+    if take not in {made["number"] for made in record.takes}:
         raise Problem(404, "no-such-take", f"there are {len(record.takes)} takes")
     if not file.is_file():
         about = read_json(wav.with_suffix(".json"))
         sound, rate = read_wav(wav)
-        with Reader(service.media) as reader:
-            reader.mux(place / INPUT, sound, rate, file, comment(about))
+        with Reader(service.media) as reader, tempfile.TemporaryDirectory(prefix=".", dir=place) as own:
+            made = Path(own) / file.name  # two who ask at once each make theirs
+            reader.mux(place / INPUT, sound, rate, made, comment(about))
+            made.replace(file)
     return file

@@ -17,6 +17,7 @@ from serving.deployments import app
 from serving.settings import Settings
 
 _NAME = "v2meow"
+_PROXY_CHECK = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2"  # three fail before a dead one is replaced; else 10 s each
 _MIN_CPUS = 4  # what Ray is told there is: the parts of an idle cascade need less than they ask for
 
 
@@ -27,6 +28,7 @@ class ServeError(RuntimeError):
 def run(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM. ServeError when the port is taken or the models cannot be served."""
     print("starting Ray and the parts of the cascade …", flush=True)
+    os.environ.setdefault(*_PROXY_CHECK)
     cpus = max(_MIN_CPUS, os.cpu_count() or 1)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)

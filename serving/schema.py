@@ -22,6 +22,20 @@ true the same request may succeed later. With an `Idempotency-Key` a repeated re
 """
 
 
+_PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "retriable"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "retriable": {"type": "boolean"},
+        "retry_after": {"type": "number"},
+    },
+}
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     reasons = {
         400: "The request is broken",
@@ -38,24 +52,11 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "Not at present",
         504: "Not done before the deadline",
     }
-    schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        status: {"description": reasons[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
+        status: {"description": reasons[status], "content": {MEDIA_TYPE: {"schema": _PROBLEM}}} for status in statuses
     }
 
 
-PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "retriable"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "retriable": {"type": "boolean"},
-        "retry_after": {"type": "number"},
-    },
-}
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = GenerationForm.model_json_schema()
 _FORM["properties"] = {"video": _BINARY, **_FORM["properties"]}

@@ -6,9 +6,11 @@ Knows nothing of HTTP, nor of where the parts of the cascade are.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from serving.admission import Gate
 from serving.choice import Choice, Served, resolve, shares, standing
@@ -27,6 +29,9 @@ log = logging.getLogger("v2meow.serving")
 _BEAT_S = 2.0  # how often a generation that runs says so
 _SILENCE_S = 15.0  # after which another process takes it over
 _ATTEMPTS = 3
+_PATIENCE_TICKS = 6  # so many looks at the registry after which a model that failed is tried again
+
+Result = TypeVar("Result")
 
 
 class Service:
@@ -39,9 +44,11 @@ class Service:
         self.choice = Choice([])
         self.trouble: dict[str, str] = {}  # names of models that cannot be served as asked, and why
         self._models: tuple[ModelShare, ...] = ()
+        self._asked: dict[str, str] = {}  # the label that each name stood for when it was tried last
         self._recipes: dict[str, Recipe] = {}
         self._adopting = asyncio.Lock()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self.performing: dict[str, Performing] = {}
         self._chores: list[asyncio.Task[None]] = []
 
     @property
@@ -71,6 +78,7 @@ class Service:
             served, errors = [], []
             for name, share in shares(models).items():
                 try:
+                    self._asked[name] = await asyncio.to_thread(standing, name, self._workspace)
                     served.append(Served(name, await self._tried(name), share))
                     self.trouble.pop(name, None)
                 except Exception as error:
@@ -84,11 +92,15 @@ class Service:
                 if errors and not served:
                     raise errors[0]
             self._models, self.choice = models, Choice(served)
+            self.trouble = {name: reason for name, reason in self.trouble.items() if name in shares(models)}
+
+    @property
+    def _workspace(self) -> Path | None:
+        return Path(self.settings.workspace) if self.settings.workspace else None
 
     async def _tried(self, name: str) -> Edition:
         """The edition of a name, after a rehearsal if it is a new one."""
-        workspace = Path(self.settings.workspace) if self.settings.workspace else None
-        edition = await asyncio.to_thread(resolve, name, workspace)
+        edition = await asyncio.to_thread(resolve, name, self._workspace)
         if edition.digest not in {one.edition.digest for one in self.choice.served}:
             recipe = await asyncio.to_thread(bundle_recipe, Path(edition.folder))
             await rehearse(self.parts, edition, recipe)
@@ -97,16 +109,17 @@ class Service:
         return edition
 
     async def _follow(self) -> None:
-        """Look again and again which versions hold the stages that are served."""
-        workspace = Path(self.settings.workspace) if self.settings.workspace else None
-        while True:
+        """Look again and again which versions hold the stages that are served; try again what failed, less often."""
+        for tick in count(1):
             await asyncio.sleep(self.settings.refresh_s)
             with suppress(OSError, ValueError):  # a registry that is away for a moment changes nothing
-                labels = {one.name: one.edition.label for one in self.choice.served}
-                for name in list(labels):
-                    if await asyncio.to_thread(standing, name, workspace) != labels[name]:
-                        await self.adopt(self._models)
-                        break
+                again = bool(self.trouble) and tick % _PATIENCE_TICKS == 0
+                if again or await asyncio.to_thread(self._has_moved, self._models):
+                    await self.adopt(self._models)
+
+    def _has_moved(self, models: tuple[ModelShare, ...]) -> bool:
+        """Whether a name stands for another version than the one that was tried last."""
+        return any(standing(name, self._workspace) != self._asked.get(name) for name in shares(models))
 
     @property
     def media(self) -> MediaConfig:
@@ -121,7 +134,10 @@ class Service:
     # ---- generations
 
     async def prepared(self, record: Record, patience: float) -> "Performing":
-        """A generation that has its place, has seen its video and is about to play. Problem, and the record says so."""
+        """A generation that has its place, has seen its video and is about to play. Problem, and the record says so.
+
+        Whoever asks for it calls `leave` at the end, whatever happened.
+        """
         performing = Performing(self, record, patience)
         await performing.begin()
         return performing
@@ -133,14 +149,17 @@ class Service:
         task.add_done_callback(lambda _: (self._running.pop(record.id, None), ended()))
 
     async def cancel(self, record: Record) -> None:
-        """Give a generation up, wherever it runs."""
+        """Give a generation up. Another process where it runs does so as soon as it is forgotten."""
+        if performing := self.performing.get(record.id):
+            performing.give_up()
         task = self._running.get(record.id)
         if task:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if not record.ended:
             record.status = "cancelled"
-            self.spool.save(record)
+            with suppress(FileNotFoundError):
+                self.spool.save(record)
 
     async def _work(self, record: Record) -> None:
         try:
@@ -160,7 +179,8 @@ class Service:
                 log.exception("the spool cannot be swept")
 
     def _adopt_orphan(self, record: Record) -> None:
-        if record.ended or record.id in self._running or self.spool.silent_for(record.id) < _SILENCE_S:
+        at_work = record.id in self._running or record.id in self.performing
+        if record.ended or at_work or self.spool.silent_for(record.id) < _SILENCE_S:
             return
         if not self.spool.take_over(record):
             return
@@ -188,36 +208,36 @@ class Performing:
         self._service, self.record = service, record
         self._began, self._deadline = time.monotonic(), time.monotonic() + patience
         self._place = service.gate.place(record.order.takes, patience)
-        self._heart: asyncio.Task[None] | None = None
+        self._entered = self._ended = self._given_up = False
+        self._limit: asyncio.Timeout | None = None
         self.generation: Generation | None = None
+        self._heart = asyncio.ensure_future(self._beat())
+        service.performing[record.id] = self
 
     @property
-    def _left(self) -> float:
+    def left(self) -> float:
+        """Seconds to the deadline."""
         return self._deadline - time.monotonic()
 
     async def begin(self) -> None:
         """Wait for a place, see the video. Problem."""
-        self._heart = asyncio.ensure_future(self._beat())
-        entered = False
         try:
-            await self._place.__aenter__()
-            entered = True
-            self.generation = self._service.generation(self.record)
-            async with asyncio.timeout(self._left):
-                await self.generation.prepare(self._service.settings.limits.max_seconds)
+            await self._bounded(self._enter())
         except BaseException as error:
-            raise await self._failed(error, entered) from error
+            raise await self._failed(error) from error
+
+    async def _enter(self) -> None:
+        await self._place.__aenter__()
+        self._entered = True
+        self.generation = self._service.generation(self.record)
+        await self.generation.prepare(self._service.settings.limits.max_seconds)
 
     async def events(self) -> AsyncGenerator[Audio | Advance]:
         """What happens, to the end. Problem, in the middle too. Leaving it frees what it holds at once."""
         assert self.generation is not None  # after `begin`
         play, heard = self.generation.play(), 0
         try:
-            while True:
-                async with asyncio.timeout(self._left):
-                    item = await anext(play, None)
-                if item is None:
-                    break
+            while (item := await self._bounded(anext(play, None))) is not None:
                 if isinstance(item, Audio):
                     heard += len(item.samples)
                     if heard == len(item.samples):
@@ -225,7 +245,7 @@ class Performing:
                 yield item
         except BaseException as error:
             await play.aclose()
-            failure = await self._failed(error, entered=True)
+            failure = await self._failed(error)
             if isinstance(error, GeneratorExit):
                 raise
             raise failure from error
@@ -239,32 +259,60 @@ class Performing:
             async for _ in events:
                 pass
 
-    async def _failed(self, error: BaseException, entered: bool) -> BaseException:
+    async def leave(self) -> None:
+        """Free what it holds, if it has not ended: `events` that were never begun free nothing."""
+        if not self._ended:
+            await self._failed(asyncio.CancelledError())
+
+    def give_up(self) -> None:
+        """End it with a Problem for those who listen."""
+        self._given_up = True
+        if self._limit is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _bounded(self, work: Awaitable[Result]) -> Result:
+        """The result of `work`, unless the deadline passes or the generation is given up before."""
+        async with asyncio.timeout(0.0 if self._given_up else self.left) as self._limit:
+            return await work
+
+    async def _failed(self, error: BaseException) -> BaseException:
         """Put it into the record; what to raise."""
-        record, gone = self.record, isinstance(error, (asyncio.CancelledError, GeneratorExit))
-        problem = error if gone else problem_of(error)
-        if isinstance(problem, Problem):
+        record, problem = self.record, error
+        if self._given_up:
+            record.status = "cancelled"
+            problem = Problem(409, "cancelled", "the generation was given up")
+        elif isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            record.status = "cancelled"
+        else:
+            problem = problem_of(error)
             if problem.status == 500:
                 log.error("generation %s failed", record.id, exc_info=error)
             record.status, record.error = "failed", problem.body
             self._service.meters.failed(problem.kind, record.model.get("label", ""))
-        else:
-            record.status = "cancelled"
-        with suppress(OSError, Problem):
+        with suppress(OSError):
             self._service.spool.save(record)
-        await self._close(entered)
-        return problem
+        await self._close()
+        return error if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else problem
 
-    async def _close(self, entered: bool = True) -> None:
-        if self._heart:
-            self._heart.cancel()
-        if entered:
+    async def _close(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._heart.cancel()
+        self._service.performing.pop(self.record.id, None)
+        if self._entered:
             await self._place.__aexit__(None, None, None)
 
     async def _beat(self) -> None:
+        """Say that somebody works on it; give it up when it was forgotten meanwhile, by whatever process."""
         while True:
-            with suppress(OSError):
+            try:
                 self._service.spool.beat(self.record.id)
                 if self.record.status == "running":
                     self._service.spool.save(self.record)
+            except FileNotFoundError:
+                self.give_up()
+            except OSError:
+                log.exception("the spool cannot be written")
             await asyncio.sleep(_BEAT_S)

@@ -4,23 +4,25 @@ ID/generation.json   the record      ID/input        the video      ID/take-1.wa
 keys/HASH            the ID of the generation that an idempotency key stands for
 """
 
+import fcntl
 import hashlib
-import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from serving.problems import Problem
-from v2meow.files import read_json, sha256, write_json
+from v2meow.files import atomic_file, read_json, sha256, write_json
 
 RECORD, INPUT = "generation.json", "input"
 _ID = re.compile(r"[0-9a-f]{32}")
+# A record that is gone, or that another version of this program wrote.
+_UNREADABLE = (FileNotFoundError, ValueError, TypeError, LookupError)
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Mode = Literal["stream", "async"]
@@ -92,14 +94,20 @@ class Spool:
         return self.folder / name
 
     def save(self, record: Record) -> None:
-        """Write the record, whole."""
+        """Write the record, whole. FileNotFoundError for a generation that was forgotten: it does not come back."""
+        if not self.keeps(record.id):
+            raise FileNotFoundError(f"generation {record.id} was forgotten")
         write_json(self.place(record.id) / RECORD, asdict(record))
+
+    def keeps(self, name: str) -> bool:
+        """Whether a generation has its folder still."""
+        return self.place(name).is_dir()
 
     def load(self, name: str, owner: str | None = None) -> Record:
         """The record. Problem 404 when it is unknown, expired, or another owner's."""
         try:
             record = _record(self.place(name) / RECORD)
-        except FileNotFoundError:
+        except _UNREADABLE:
             record = None
         if record is None or record.expires < time.time() or owner not in (None, record.owner):
             raise Problem(404, "no-such-generation", "there is no generation of that id, or it has expired")
@@ -111,22 +119,19 @@ class Spool:
         One that was cancelled, or failed in a way that may pass, gives its key to the next.
         """
         file = self.folder / "keys" / hashlib.sha256(f"{owner}|{key}".encode()).hexdigest()
-        written = file.with_name(f".{name}")
-        written.write_text(name)
-        try:
-            while True:
-                try:
-                    os.link(written, file)  # whole or not at all, and only where there is none
-                    return name
-                except FileExistsError:
-                    pass
-                with suppress(FileNotFoundError):
-                    earlier = file.read_text()
-                    if self._answers(earlier):
-                        return earlier
-                    file.unlink()
-        finally:
-            written.unlink()
+        with self._alone():
+            if file.exists() and self._answers(earlier := file.read_text()):
+                return earlier
+            with atomic_file(file) as written:
+                written.write_text(name)
+        return name
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes what keys stand for meanwhile."""
+        with (self.folder / "keys.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _answers(self, name: str) -> bool:
         """Whether a generation is there whose result, or failure, would be that of a repeated request."""
@@ -141,17 +146,32 @@ class Spool:
         shutil.rmtree(self.place(name), ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what has expired."""
+        """Remove what has expired, what was never whole, and keys that stand for nothing any more."""
         for record in self.records():
             if record.expires < time.time():
                 self.forget(record.id)
+        for path in self._places():
+            if not (path / RECORD).exists() and self._is_old(path):
+                self.forget(path.name)
+        with self._alone():
+            for file in (self.folder / "keys").iterdir():
+                if self._is_old(file) and not (self.folder / file.read_text()).is_dir():
+                    file.unlink()
+
+    def _is_old(self, path: Path) -> bool:
+        try:
+            return path.stat().st_mtime < time.time() - self._keep_s
+        except FileNotFoundError:
+            return False
 
     def records(self) -> Iterator[Record]:
         """All that are there, expired ones too."""
-        for path in self.folder.iterdir():
-            if _ID.fullmatch(path.name):
-                with suppress(FileNotFoundError, Problem):
-                    yield _record(path / RECORD)
+        for path in self._places():
+            with suppress(*_UNREADABLE):
+                yield _record(path / RECORD)
+
+    def _places(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
 
     def beat(self, name: str) -> None:
         """Say that somebody works on it."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from serving.problems import Problem
@@ -44,7 +45,7 @@ class GenerationForm(BaseModel):
         return None if value == "" else value  # what a form on a page sends for a field that was left alone
 
 
-class _Bounded:
+class Bounded:
     """A request's body, which ends with a Problem when it is too long or too slow."""
 
     def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
@@ -69,9 +70,10 @@ async def read_form(request: Request, settings: Settings) -> tuple[GenerationFor
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise Problem(415, "not-a-form", "send multipart/form-data with a file `video` or an address `source`")
-    bounded = Request(request.scope, _Bounded(request.receive, limit, settings.limits.upload_s))
+    scope = {name: value for name, value in request.scope.items() if name != "app"}  # whose errors would not be ours
+    bounded = Request(scope, Bounded(request.receive, limit, settings.limits.upload_s))
     try:
         async with bounded.form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES) as form:
             video = form.get("video")
@@ -83,6 +85,8 @@ async def read_form(request: Request, settings: Settings) -> tuple[GenerationFor
                 return fields, await _saved(video)
     except MultiPartException as error:
         raise Problem(400, "broken-form", f"the form cannot be read: {error.message}") from None
+    except ClientDisconnect:
+        raise Problem(400, "upload-broke-off", "the upload broke off") from None
     assert fields.source is not None
     return fields, await asyncio.to_thread(fetch, fields.source, settings)
 
@@ -102,20 +106,26 @@ def _validated(texts: Mapping[str, object], settings: Settings) -> GenerationFor
 
 async def _saved(video: UploadFile) -> Path:
     handle, name = mkstemp(prefix="v2meow-upload-")
-    with open(handle, "wb") as file:  # noqa: PTH123
-        while block := await video.read(_BLOCK):
-            await asyncio.to_thread(file.write, block)
-    return Path(name)
+    path = Path(name)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123
+            while block := await video.read(_BLOCK):
+                await asyncio.to_thread(file.write, block)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def fetch(source: str, settings: Settings) -> Path:
     """The object at an s3:// address as a new file. Problem unless the address begins as one that is allowed."""
     allowed = [f"{beginning.rstrip('/')}/" for beginning in settings.sources]
-    if not source.startswith("s3://") or not any(source.startswith(beginning) for beginning in allowed):
+    inside = any(source.startswith(beginning) for beginning in allowed)
+    if not source.startswith("s3://") or not inside or {".", ".."} & set(unquote(source).split("/")):
         raise Problem(403, "source-not-allowed", "videos are not fetched from there")
     from v2meow.assets.s3 import opened  # boto3 is an extra
 
-    limit = settings.limits.upload_mib << 20
+    limit, deadline = settings.limits.upload_mib << 20, time.monotonic() + settings.limits.upload_s
     handle, name = mkstemp(prefix="v2meow-upload-")
     path = Path(name)
     try:
@@ -124,6 +134,8 @@ def fetch(source: str, settings: Settings) -> Path:
                 raise _too_large(limit)
             while block := content.read(_BLOCK):
                 file.write(block)
+                if time.monotonic() > deadline:
+                    raise Problem(504, "source-too-slow", "the object took too long to fetch")
         if path.stat().st_size != content.size:
             raise Problem(502, "source-broke-off", "the object broke off while it was fetched", retry_after=1.0)
     except assets.AssetError as error:

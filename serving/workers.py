@@ -8,6 +8,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from serving.batcher import Batcher, Load
 from serving.editions import Edition, Shelf
 from serving.performance import Seen
+from v2meow.bundle import BundleError
 from v2meow.config import Recipe, StageName
 from v2meow.encoders.codec import Codec, load_codec
 from v2meow.generate.files import read_features
-from v2meow.generate.parts import TextTower, stage_engine
+from v2meow.generate.parts import StageEngine, TextTower, stage_engine
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.request import Request
 from v2meow.generate.takes import agreement
@@ -31,15 +33,18 @@ class VisualWorker:
     """Pictures of a video to features, one video at a time; files are decoded in a bounded child process."""
 
     def __init__(self, room: int) -> None:
+        self._thread = ThreadPoolExecutor(1, "visual")  # a reader is for one at a time, those who left included
         self._shelf: Shelf[tuple[Recipe, Reader]] = Shelf(
-            lambda _, recipe: (recipe, Reader(recipe.media)), lambda part: part[1].__exit__(), room=room
+            lambda _, recipe: (recipe, Reader(recipe.media)),
+            lambda part: self._thread.submit(part[1].__exit__),
+            room=room,
         )
-        self._turn = asyncio.Lock()
 
     async def see(self, edition: Edition, video: bytes, seconds: float | None) -> Seen:
         """Features of the first `seconds`, or of all, of a video file's content. MediaError."""
-        async with self._shelf.use(edition) as (recipe, reader), self._turn:
-            return await asyncio.to_thread(_see, recipe, reader, video, seconds)
+        async with self._shelf.use(edition) as (recipe, reader):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, _see, recipe, reader, video, seconds)
 
 
 def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) -> Seen:
@@ -74,7 +79,7 @@ class StageWorker:
     def __init__(self, stage: StageName, pieces: int, room: int) -> None:
         self.stage: StageName = stage
         self._shelf: Shelf[tuple[Recipe, Batcher]] = Shelf(
-            lambda folder, recipe: (recipe, Batcher(stage_engine(folder, recipe, stage, pieces))),
+            lambda folder, recipe: (recipe, Batcher(_sound_engine(folder, recipe, stage, pieces))),
             lambda part: part[1].close(),
             room=room,
         )
@@ -97,10 +102,23 @@ class StageWorker:
         """What each engine has to do."""
         return [batcher.load for _, batcher in self._shelf.parts]
 
+    @property
+    def alive(self) -> bool:
+        """Whether all engines work."""
+        return all(batcher.alive for _, batcher in self._shelf.parts)
+
     def check_health(self) -> None:
         """RuntimeError when an engine has stopped. Ray Serve asks, and replaces the process."""
-        if not all(batcher.alive for _, batcher in self._shelf.parts):
+        if not self.alive:
             raise RuntimeError(f"the engine of the {self.stage} stage has stopped")
+
+
+def _sound_engine(folder: Path, recipe: Recipe, stage: StageName, pieces: int) -> StageEngine:
+    """The stage's engine. BundleError for weights that are no numbers: from such logits ids can be drawn, too."""
+    engine = stage_engine(folder, recipe, stage, pieces)
+    if not all(bool(weights.isfinite().all()) for weights in engine.model.state_dict().values()):
+        raise BundleError(f"{folder}: weights of the {stage} stage are no finite numbers")
+    return engine
 
 
 class CodecWorker:
