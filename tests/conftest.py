@@ -1,13 +1,17 @@
-"""What tests share: the folder of real media, where there is one, and a process that reads it."""
+"""What tests share: the folder of real media, where there is one, a process that reads it, and a fresh workspace."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is imported
+# Models of tests are too small to share out: threads that wait for one another cost several times what they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from v2meow import workspace
 from v2meow.config import MediaConfig
 from v2meow.media import Reader
 
@@ -32,3 +36,17 @@ def limits() -> MediaConfig:
 def reader(limits: MediaConfig) -> Iterator[Reader]:
     with Reader(limits) as reader:
         yield reader
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh workspace of recipe nano, for tests that only read it: git and DVC take seconds to begin one."""
+    place = tmp_path_factory.mktemp("untouched") / "ws"
+    workspace.init(place, "nano")
+    return place
+
+
+@pytest.fixture
+def fresh(untouched: Path, tmp_path: Path) -> Path:
+    """A copy of it at tmp_path / "ws", for one test to change."""
+    return shutil.copytree(untouched, tmp_path / "ws", symlinks=True)

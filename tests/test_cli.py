@@ -1,21 +1,42 @@
-"""The command as people meet it: a process, its exit status, and what it prints when things go wrong."""
+"""The command as people meet it: its exit status, and what it prints when things go wrong."""
 
-import shutil
 import signal
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
 
 import pytest
 import yaml
 from dvc.repo import Repo
 from processes import alive, wait_for
 
-from v2meow import workspace
+from v2meow.cli import main
 
 HEAVY = ("av", "dvc", "encodec", "great_expectations", "matplotlib", "numpy", "pandas", "pyarrow", "torch")
 
 
-def v2meow(*arguments, cwd=None, code="from v2meow.cli import main; main()"):
+def v2meow(*arguments, cwd=None):
+    """Run the command in this process."""
+    status, printed, errors = 0, StringIO(), StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        chdir(cwd or Path.cwd()),
+        redirect_stdout(printed),
+        redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", ["v2meow", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            status = end.code
+    return subprocess.CompletedProcess(arguments, status, printed.getvalue(), errors.getvalue())
+
+
+def process(*arguments, cwd=None, code="from v2meow.cli import main; main()"):
+    """Run it in a process of its own, where what it imports may print, and its end is the interpreter's."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
@@ -28,19 +49,6 @@ def assert_one_error_line(done, *words):
         assert word in done.stderr
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A fresh workspace. Tests that change it copy it."""
-    place = tmp_path_factory.mktemp("cli") / "ws"
-    workspace.init(place, "nano")
-    return place
-
-
-@pytest.fixture
-def fresh(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "ws", symlinks=True)
-
-
 def test_help_teaches_the_order_of_the_steps_without_heavy_imports():
     """A person who types --help waits for it; torch alone would take seconds."""
     code = f"""
@@ -51,16 +59,16 @@ try:
 finally:
     print("HEAVY", [name for name in {HEAVY} if name in sys.modules])
 """
-    done = v2meow("--help", code=code)
+    done = process("--help", code=code)
     assert done.returncode == 0
     assert "ingest → validate → fit" in done.stdout
     assert "v2meow demo" in done.stdout
     assert done.stdout.endswith("HEAVY []\n")
 
 
-def test_every_command_of_the_pipeline_exists(made):
+def test_every_command_of_the_pipeline_exists(untouched):
     """A renamed command would fail only in the middle of a run."""
-    for stage in Repo(made).index.stages:
+    for stage in Repo(untouched).index.stages:
         program, *arguments = str(stage.cmd).split()
         assert program == "v2meow"
         assert_one_error_line(v2meow(*arguments, "--workspace", "nowhere"), "nowhere is not a workspace")
@@ -70,8 +78,12 @@ def test_every_command_of_the_pipeline_exists(made):
     "arguments",
     [["nonsense"], ["fit", "everything"], ["train"], ["init"], ["generate", "a.mp4"], ["synth", "x", "--videos", "1"]],
 )
-def test_wrong_usage_is_status_2_without_a_traceback(arguments):
-    done = v2meow(*arguments)
+def test_wrong_usage_is_status_2(arguments):
+    assert v2meow(*arguments).returncode == 2
+
+
+def test_wrong_usage_has_no_traceback():
+    done = process("nonsense")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
@@ -106,17 +118,17 @@ def test_a_broken_recipe_is_one_line_with_every_key(fresh, edit, words):
     assert_one_error_line(v2meow("validate", cwd=fresh), "recipe.yaml", *words)
 
 
-def test_a_step_before_its_turn_says_what_to_run_first(made):
-    assert_one_error_line(v2meow("validate", "--workspace", made), "clips.parquet", "v2meow ingest")
+def test_a_step_before_its_turn_says_what_to_run_first(untouched):
+    assert_one_error_line(process("validate", "--workspace", untouched), "clips.parquet", "v2meow ingest")
 
 
-def test_an_unknown_step_is_answered_with_the_known_ones(made):
-    assert_one_error_line(v2meow("run", "trian@fine", "--workspace", made), "'trian@fine'", "train@fine", "gate")
+def test_an_unknown_step_is_answered_with_the_known_ones(untouched):
+    assert_one_error_line(v2meow("run", "trian@fine", "--workspace", untouched), "'trian@fine'", "train@fine", "gate")
 
 
 def test_a_failed_step_shows_its_own_reason_once(fresh):
     """The reason crosses two processes, DVC and the step; it must arrive whole, and the step's name with it."""
-    done = v2meow("run", cwd=fresh)
+    done = process("run", cwd=fresh)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ingest failed: ")
     assert "ingest.log" in done.stderr.splitlines()[-1]
@@ -124,7 +136,7 @@ def test_a_failed_step_shows_its_own_reason_once(fresh):
 
 
 def test_generate_without_a_model_says_how_to_get_one(tmp_path, fresh):
-    assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", cwd=tmp_path), "a.mp4")  # the shipped one will do
+    assert_one_error_line(process("generate", "a.mp4", "-o", "b.mp4", cwd=tmp_path), "a.mp4")  # the shipped one will do
     staged = v2meow("generate", "a.mp4", "-o", "b.mp4", "--model", "tune@staging", cwd=tmp_path)
     assert_one_error_line(staged, "no registry", "--model DIR or NAME@STAGE")
     assert_one_error_line(v2meow("generate", "a.mp4", "-o", "b.mp4", cwd=fresh), "no model", "v2meow run")
@@ -133,24 +145,24 @@ def test_generate_without_a_model_says_how_to_get_one(tmp_path, fresh):
     assert_one_error_line(unknown, "tune")
 
 
-def test_models_of_an_empty_registry(made):
-    assert "nothing is registered" in v2meow("models", "list", "--workspace", made).stdout
-    assert_one_error_line(v2meow("models", "show", "tune", "--workspace", made), "'tune'")
-    assert_one_error_line(v2meow("models", "promote", "tune", "v1", "staging", "--workspace", made), "'tune'")
-    assert_one_error_line(v2meow("models", "rollback", "tune", "production", "--workspace", made), "'tune'")
-    assert_one_error_line(v2meow("models", "register", "--workspace", made), "no verdict yet", "v2meow run")
+def test_models_of_an_empty_registry(untouched):
+    assert "nothing is registered" in v2meow("models", "list", "--workspace", untouched).stdout
+    assert_one_error_line(v2meow("models", "show", "tune", "--workspace", untouched), "'tune'")
+    assert_one_error_line(v2meow("models", "promote", "tune", "v1", "staging", "--workspace", untouched), "'tune'")
+    assert_one_error_line(v2meow("models", "rollback", "tune", "production", "--workspace", untouched), "'tune'")
+    assert_one_error_line(process("models", "register", "--workspace", untouched), "no verdict yet", "v2meow run")
 
 
-def test_a_package_of_another_role_is_named_with_its_extra(made):
+def test_a_package_of_another_role_is_named_with_its_extra(untouched):
     """A generation-only installation has no DVC: a traceback would look like a broken package."""
     code = "import sys; sys.modules['dvc'] = None; from v2meow.cli import main; main()"
-    assert_one_error_line(v2meow("run", "--workspace", made, code=code), "dvc", "v2meow[pipeline]")
+    assert_one_error_line(process("run", "--workspace", untouched, code=code), "dvc", "v2meow[pipeline]")
 
 
-def test_a_fault_of_ours_keeps_its_traceback(made):
+def test_a_fault_of_ours_keeps_its_traceback(untouched):
     """One line for a bug would leave nothing to report."""
     code = "from v2meow import cli, workspace; workspace.stages = lambda place: 1 // 0; cli.main()"
-    done = v2meow("run", "--workspace", made, code=code)
+    done = process("run", "--workspace", untouched, code=code)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr

@@ -8,71 +8,65 @@ from v2meow import demo, live, workspace
 from v2meow.files import read_json
 
 
-@pytest.fixture
-def place(tmp_path):
-    workspace.init(tmp_path / "out", demo.RECIPE)
-    return tmp_path / "out"
-
-
-def test_demo_goes_on_with_the_catalogue_that_it_began_with(place, tmp_path):
+def test_demo_goes_on_with_the_catalogue_that_it_began_with(fresh, tmp_path):
     """A synthetic catalogue mixed with a person's videos trains a model of neither."""
-    demo._claim(place, None)
-    demo._claim(place, None)
+    demo._claim(fresh, None)
+    demo._claim(fresh, None)
     with pytest.raises(workspace.WorkspaceError, match=r"another catalogue \(synthetic\)"):
-        demo._claim(place, tmp_path)
+        demo._claim(fresh, tmp_path)
 
 
-def test_demo_keeps_its_hands_off_a_workspace_with_videos_of_its_own(place):
-    (place / "data/raw/a.mp4").write_text("mine")
+def test_demo_keeps_its_hands_off_a_workspace_with_videos_of_its_own(fresh):
+    (fresh / "data/raw/a.mp4").write_text("mine")
     with pytest.raises(workspace.WorkspaceError, match="v2meow run"):
-        demo._claim(place, None)
+        demo._claim(fresh, None)
 
 
-def test_a_part_is_made_again_only_when_its_inputs_change_or_its_files_are_gone(place):
+def test_a_part_is_made_again_only_when_its_inputs_change_or_its_files_are_gone(fresh):
     """The second demo must be quick, and must not show a score by the model of the first."""
     shown = []
 
     def make(made_from):
         shown.clear()
-        with workspace.owned(place):
+        with workspace.owned(fresh):
             command = ["init", "sub", "--recipe", "nano"]
-            demo._part("part", command, made_from, [demo.Path("sub")], place, lambda _, state, __: shown.append(state))
+            demo._part("part", command, made_from, [demo.Path("sub")], fresh, lambda _, state, __: shown.append(state))
         return shown[-1]
 
     assert make({"bundle": "1"}) == "done"
     assert make({"bundle": "1"}) == "unchanged"
     assert make({"bundle": "2"}) == "done"
-    (place / "sub").rename(place / "elsewhere")
+    (fresh / "sub").rename(fresh / "elsewhere")
     assert make({"bundle": "2"}) == "done"
 
 
-def test_the_synthetic_catalogue_is_made_once(place):
+def test_the_synthetic_catalogue_is_made_once(fresh):
     states = []
 
     def show(name, state, progress):
         states.append(state)
 
-    with workspace.owned(place):
+    with workspace.owned(fresh):
         for _ in range(2):
-            demo._claim(place, None)
-            demo._make_catalogue(2, place, show)
+            demo._claim(fresh, None)
+            demo._make_catalogue(2, fresh, show)
     assert states[0] == "running"
     assert states[-2:] == ["done", "unchanged"]
-    assert len(list((place / demo.RAW).glob("*.mp4"))) == len(list((place / demo.RAW).glob("*.json"))) == 2
+    assert len(list((fresh / demo.RAW).glob("*.mp4"))) == len(list((fresh / demo.RAW).glob("*.json"))) == 2
 
 
-def test_a_failed_part_is_not_remembered_as_made(place):
-    with workspace.owned(place), pytest.raises(workspace.StageError):
-        demo._part("part", ["init", ".", "--recipe", "huge"], {}, [], place, lambda *change: None)
-    assert not (place / "demo" / "part.json").exists()
+def test_a_failed_part_is_not_remembered_as_made(fresh):
+    with workspace.owned(fresh), pytest.raises(workspace.StageError):
+        demo._part("part", ["init", ".", "--recipe", "huge"], {}, [], fresh, lambda *change: None)
+    assert not (fresh / "demo" / "part.json").exists()
 
 
-def test_a_demo_killed_in_its_first_seconds_can_be_repeated(place):
+def test_a_demo_killed_in_its_first_seconds_can_be_repeated(fresh):
     """The claim lies in the workspace before the first video does."""
-    demo._claim(place, None)
-    (place / "data/raw/0000.mp4").write_text("half of a catalogue")
-    demo._claim(place, None)
-    assert read_json(place / "demo" / "source.json") == {"source": "synthetic"}
+    demo._claim(fresh, None)
+    (fresh / "data/raw/0000.mp4").write_text("half of a catalogue")
+    demo._claim(fresh, None)
+    assert read_json(fresh / "demo" / "source.json") == {"source": "synthetic"}
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "empty"])
@@ -83,9 +77,9 @@ def test_a_folder_without_videos_is_refused_before_anything_is_made(tmp_path, mi
     assert not (tmp_path / "out").exists()
 
 
-def test_every_step_of_the_pipeline_has_its_share_of_the_estimate(place):
+def test_every_step_of_the_pipeline_has_its_share_of_the_estimate(fresh):
     """A step without one would count as nothing, and the estimate would end too early."""
-    assert set(demo._SECONDS) == {"catalogue", *workspace.stages(place), "report", "score"}
+    assert set(demo._SECONDS) == {"catalogue", *workspace.stages(fresh), "report", "score"}
 
 
 def test_remaining_time_follows_the_speed_of_what_ran(monkeypatch):

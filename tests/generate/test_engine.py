@@ -322,6 +322,21 @@ def test_the_compiled_step_draws_the_codes_of_the_plain_one(stage, layout, preci
     assert same == 1 if precision != "bfloat16" else same > 0.6
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_threads_that_share_a_step_draw_the_codes_of_one(stage, precision):
+    """A thread that goes on before another has written its part reads what the step before left there."""
+    model, given, known = _case(stage, "delay", 3, 0.3)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(_decode(model, given, known, precision=precision))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 def test_a_model_that_is_bfloat16_throughout_decodes_as_on_a_gpu(stage, layout, monkeypatch):
     """There the step is not compiled, and every tensor must get along with every other."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from v2meow.config import STAGES
-from v2meow.generate.linear import lower
+from v2meow.generate.linear import integer_products, lower
 
 TOLERANCES = {"float32": 1e-6, "bfloat16": 6e-3, "int8": 1e-2}  # relative errors of one layer on random data
 
@@ -41,6 +41,21 @@ def test_a_row_does_not_depend_on_its_company(precision):
         together = layer(x)
         for row in range(5):
             torch.testing.assert_close(layer(x[row : row + 1])[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_sums_of_bytes_are_exact_with_and_without_int_mm(exact, monkeypatch):
+    """Float32 alone would lose the last bits of 2050 products; PyTorch's product of int8 does without VNNI."""
+    monkeypatch.setattr("v2meow.generate.linear._int_mm_is_exact", lambda: exact)
+    rows, weight = torch.full((3, 2050), 127, dtype=torch.int8), torch.full((5, 2050), 127, dtype=torch.int8)
+    rows[1], weight[2, ::2], weight[3, 0] = -127, -126, 126
+    assert torch.equal(integer_products(rows, weight).long(), rows.long() @ weight.long().T)
+
+
+def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_company():
+    layer, x = _lowered(nn.Linear(64, 128), "int8"), torch.randn(70, 64)
+    together = layer(x)
+    assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in range(70))
 
 
 def test_int8_keeps_outputs_of_zero():

@@ -12,51 +12,83 @@ from numba import njit
 from torch.nn import functional as F
 
 from v2meow.config import SamplingConfig
-from v2meow.generate.linear import lower
+from v2meow.generate.linear import RoundedLinear, lower
 from v2meow.generate.native import maths
-from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT8, LANES
+from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT8, OFFSET, tile
 from v2meow.generate.native.draw import draw
-from v2meow.generate.native.products import project, whole_groups
+from v2meow.generate.native.products import Layer, Scratch, project, whole_groups
 from v2meow.generate.native.step import _of, compiled, sources
 from v2meow.generate.native.team import Team, meet
+from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices
 from v2meow.generate.sampling import sample
 from v2meow.model.transformer import Block
 
-WIDTH, OUTS = COLUMNS + 96, 48  # a whole block of columns and a part of one
+OUTS = 48
+WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, BFLOAT16, INT8)}  # a whole block of columns and a part
 
 
 def _weights(kind: int) -> torch.Tensor:
-    weight = torch.randn(OUTS, WIDTH, generator=torch.Generator().manual_seed(kind))
+    weight = torch.randn(OUTS, WIDTHS[kind], generator=torch.Generator().manual_seed(kind))
     return {FLOAT32: weight, BFLOAT16: weight.bfloat16(), INT8: (30 * weight).clamp(-127, 127).to(torch.int8)}[kind]
+
+
+def _scales(kind: int) -> torch.Tensor:
+    return torch.linspace(0.5, 2, OUTS) if kind == INT8 else torch.empty(0)
 
 
 def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
     rows = len(x)
-    y, scales = torch.full((whole_groups(rows), OUTS), torch.nan), torch.linspace(0.5, 2, OUTS)
+    y = torch.full((whole_groups(rows), OUTS), torch.nan)
     x, sums = F.pad(x, (0, 0, 0, len(y) - rows)), np.full(len(y) * 8 * LANES, np.nan, np.float32)
+    scratch = Scratch(sums, np.zeros(x.numel(), np.uint8), np.zeros(len(x), np.float32))
+    offsets = (OFFSET * weight.sum(1)).to(torch.int32)
+    layer = Layer(kind, weight.data_ptr(), _scales(kind).numpy(), offsets.numpy())
     for thread in range(threads):
-        given = (x.numpy(), rows, y.numpy(), sums, thread, threads)
-        project(kind, weight.data_ptr(), scales.numpy(), *given)
+        project(layer, x.numpy(), rows, y.numpy(), scratch, thread, threads)
     return y[:rows]
 
 
-def _expected(kind: int, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    y = x.double() @ weight.double().T
-    return (y * torch.linspace(0.5, 2, OUTS) if kind == INT8 else y).float()
-
-
-@pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, BFLOAT16, INT8), range(1, 12))))
+@pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, BFLOAT16), range(1, 12))))
 def test_products_are_those_of_plain_arithmetic(kind, rows):
-    """Every number of rows, in groups or by themselves; weights are exact in all three forms."""
-    weight, x = _weights(kind), torch.randn(rows, WIDTH)
-    torch.testing.assert_close(_product(kind, weight, x), _expected(kind, weight, x), atol=1e-3, rtol=1e-5)
+    """Every number of rows, in groups or by themselves; weights are exact in both forms."""
+    weight, x = _weights(kind), torch.randn(rows, WIDTHS[kind])
+    expected = (x.double() @ weight.double().T).float()
+    torch.testing.assert_close(_product(kind, weight, x), expected, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", range(1, 12))
+def test_products_of_bytes_are_those_of_the_plain_layer_to_the_last_bit(rows):
+    """Rows read at once and rows decoded step by step meet in one attention. Sums are as large as they can be."""
+    weight = _weights(INT8)
+    weight[0], weight[1] = 127, -127
+    x = torch.randn(rows, WIDTHS[INT8]) * torch.logspace(-3, 3, rows)[:, None]
+    x[0] = 9.0
+    assert torch.equal(_product(INT8, weight, x), RoundedLinear(weight, _scales(INT8), None)(x))
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(1, 32), (4, 64)])
+def test_processors_without_its_instructions_add_up_the_same_bytes(rows, stride):
+    """The tile that is compiled for them, at the largest sums."""
+    width, outs = 192, 6
+    x = torch.randint(0, 256, (rows, width), dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (outs, width), dtype=torch.int8)
+    x[0], weight[0] = 255, -127
+    y, sums = np.zeros((rows, outs), np.int32), np.zeros(rows * outs * LANES, np.int32)
+    plain = tile(rows, outs, INT8, 1, stride=stride, plain=True)
+
+    @njit
+    def product(weights, x, y, sums):
+        plain(weights, x, y, sums, weights, width, outs, 0, width)
+
+    product(weight.data_ptr(), x.data_ptr(), y.ctypes.data, sums.ctypes.data)
+    assert (y == (x.long() @ weight.long().T).numpy()).all()
 
 
 @pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16, INT8])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind):
     """Else a request would give other music in other company."""
-    weight, x = _weights(kind), torch.randn(7, WIDTH)
+    weight, x = _weights(kind), torch.randn(7, WIDTHS[kind])
     together = _product(kind, weight, x)
     for row in range(7):
         assert torch.equal(_product(kind, weight, x[row : row + 1])[0], together[row])
@@ -64,7 +96,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(kind):
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads_share_the_outputs_without_gaps(threads):
-    weight, x = _weights(FLOAT32), torch.randn(3, WIDTH)
+    weight, x = _weights(FLOAT32), torch.randn(3, WIDTHS[FLOAT32])
     assert torch.equal(_product(FLOAT32, weight, x, threads), _product(FLOAT32, weight, x))
 
 

@@ -7,53 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_bundle
 import torch
-import yaml
+from tiny_bundle import RATE, silent_video
 
-from v2meow import bundle, weights
+from v2meow import bundle
 from v2meow.bundle import BundleError
-from v2meow.config import STAGES, LappedCodecConfig, StageName, TwoTowerConfig
-from v2meow.encoders.audio import describe
-from v2meow.encoders.codec import LappedCodec
-from v2meow.encoders.joint import TwoTower
-from v2meow.encoders.semantic import new_semantic
+from v2meow.config import STAGES, StageName
 from v2meow.encoders.visual import WIDTH
 from v2meow.files import write_json
 from v2meow.generate.files import Order, generate_file, read_features
-from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.parts import PromptError, stage_engine
+from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.pipeline import Cascade
 from v2meow.generate.request import Request
 from v2meow.generate.takes import agreement
-from v2meow.media import MediaError, Reader, read_wav, write_video, write_wav
-from v2meow.model.io import save_stage
+from v2meow.media import MediaError, Reader, read_wav, write_wav
 from v2meow.model.lm import Conditions
 from v2meow.model.patterns import UNKNOWN
-
-RATE = 16_000
-ENCODERS = ("encoders/codec", "encoders/semantic", "encoders/joint")
-
-
-def _parts(folder: Path, changes=None) -> dict[str, Path]:
-    """What a bundle is made of, with random weights."""
-    recipe = tiny.recipe(changes)
-    torch.manual_seed(0)
-    assert isinstance(recipe.joint, TwoTowerConfig)
-    joint, ids = TwoTower(recipe.joint, RATE), new_semantic(recipe.semantic_ids, RATE)
-    ids.centroids.normal_()
-    for stage in STAGES:
-        save_stage(folder / stage, tiny.model(stage, recipe.stage(stage).layout, changes=changes), {})
-    assert isinstance(recipe.codec, LappedCodecConfig)
-    weights.save(folder / "encoders/codec", LappedCodec(recipe.codec), describe(recipe.codec, RATE), {})
-    weights.save(folder / "encoders/joint", joint, describe(recipe.joint, RATE), {"follows_text": True})
-    weights.save(folder / "encoders/semantic", ids, describe(recipe.semantic_ids, RATE), {})
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(tiny.values(changes)))
-    return {name: folder / name for name in (*STAGES, *ENCODERS, "recipe.yaml")}
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> dict[str, Path]:
-    return _parts(tmp_path_factory.mktemp("models"))
+    return tiny_bundle.parts(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +47,7 @@ def cascade(model) -> Cascade:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
     """A silent video of 2.6 s whose picture changes."""
-    path = tmp_path_factory.mktemp("videos") / "silent.mp4"
-    pictures = (np.full((64, 64, 3), 4 * number, np.uint8) for number in range(26))
-    write_video(path, pictures, 10, np.zeros(round(2.6 * RATE), np.float32), RATE)
-    return path
+    return silent_video(tmp_path_factory.mktemp("videos") / "silent.mp4")
 
 
 def _visual(seconds: float, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -127,7 +100,7 @@ def test_every_kind_of_cascade_streams_what_it_makes_as_a_whole(changes, tmp_pat
     choices = {"stages.coarse_sees_video": "video" in changes}
     for stage in ("coarse", "fine"):
         choices |= tiny.laid_out(stage, "parallel") if stage in changes else {}
-    bundle.assemble(_parts(tmp_path / "parts", choices), tmp_path / "bundle")
+    bundle.assemble(tiny_bundle.parts(tmp_path / "parts", choices), tmp_path / "bundle")
     cascade = Cascade(tmp_path / "bundle", pieces=2)
     pieces = [_piece(cascade, 3.3, seed, row) for row, seed in enumerate((4, 5))]
     sound = _finish(cascade, *pieces)

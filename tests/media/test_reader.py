@@ -16,9 +16,9 @@ from v2meow.config import MediaConfig
 from v2meow.media import MediaError, Reader
 
 
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    return write_numbered(tmp_path / "a.mp4")
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_numbered(tmp_path_factory.mktemp("video") / "a.mp4")
 
 
 def _pid(reader: Reader) -> int:

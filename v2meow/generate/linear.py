@@ -1,10 +1,13 @@
-"""Weights for decoding in float32, bfloat16 or int8.
+"""Layers for decoding in float32, bfloat16 or int8.
 
-Activations stay float32: lower precision saves the reading of weights, which is what a step of a few rows waits for.
-int8 weights have a scale for each output. The layers here compute with such weights where there are many rows: known
-codes, prefixes, and the passes of layout `parallel`. Single steps on CPUs read the same weights, see `native`.
+bfloat16 saves the reading of weights, which is what a step of a few rows waits for, and int8 arithmetic, too. int8
+weights have a scale for each output, and what they are multiplied with is rounded to int8 as well, with a scale for
+each row: sums are exact, so a row's products depend neither on its company nor on the processor. The layers here
+compute where there are many rows: known codes, prefixes, and the passes of layout `parallel`. Single steps on CPUs
+read the same weights, see `native`, which computes the same numbers.
 """
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -12,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Precision = Literal["float32", "bfloat16", "int8"]
+
+LARGEST = 127  # of int8, on both sides of nought
+SMALLEST = 1e-12  # that the largest number of a row counts as: a row of zeros has a scale, too
+_EXACT = 1024  # products of int8 that float32 adds up exactly: 127 x 127 x 1024 is below 2^24
 
 
 class RoundedLinear(nn.Module):
@@ -22,12 +29,36 @@ class RoundedLinear(nn.Module):
         self.weight, self.scale, self.bias = weight, scale, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if self.scale is not None:
+            rows, scales = round_rows(x)
+            sums = integer_products(rows.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+            y = sums.float() * (scales * self.scale)
+        elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
             y = F.linear(x.bfloat16(), self.weight).float()
         else:
             y = F.linear(x, self.weight.float())
-        y = y if self.scale is None else y * self.scale
         return y if self.bias is None else y + self.bias
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., I] in int8, each row by its largest number, and the rows' scales [..., 1]."""
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
+    return (x * (largest.reciprocal() * LARGEST)).round().to(torch.int8), largest / LARGEST
+
+
+def integer_products(rows: Tensor, weight: Tensor) -> Tensor:
+    """int8 [N, I] times int8 [O, I]: int32 [N, O], exact."""
+    if _int_mm_is_exact():
+        return torch.ops.aten._int_mm(rows, weight.t())
+    parts = zip(rows.split(_EXACT, 1), weight.split(_EXACT, 1), strict=True)
+    return sum(F.linear(part.float(), weights.float()).to(torch.int32) for part, weights in parts)  # type: ignore
+
+
+@cache
+def _int_mm_is_exact() -> bool:
+    """oneDNN adds up pairs of products in 16 bits on processors without VNNI, and cuts off what is beyond."""
+    largest = torch.full((64, 64), LARGEST, dtype=torch.int8)
+    return bool((torch.ops.aten._int_mm(largest, largest.t()) == 64 * LARGEST**2).all())
 
 
 def rounded(linear: nn.Linear, precision: Precision) -> nn.Module:
@@ -37,7 +68,7 @@ def rounded(linear: nn.Linear, precision: Precision) -> nn.Module:
         return linear
     if precision == "bfloat16":
         return RoundedLinear(weight.bfloat16(), None, bias)
-    scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+    scale = weight.abs().amax(1).clamp(min=SMALLEST) / LARGEST
     return RoundedLinear((weight / scale[:, None]).round().to(torch.int8), scale, bias)
 
 

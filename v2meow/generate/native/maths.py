@@ -3,15 +3,21 @@
 import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import float32, int32, njit
+from numba import float32, int32, njit, uint8
 from numba.extending import intrinsic
 
-from v2meow.generate.native.dots import LINE, fetch
+from v2meow.generate.linear import LARGEST, SMALLEST
+from v2meow.generate.native.dots import OFFSET
+from v2meow.generate.native.vectors import LINE, fetch
 
 # How all functions here are compiled. Nothing says that numbers are finite: all the rest of what lets sums be reordered
 # and fused. Division by nought is infinite, as for NumPy: a loop that might raise an error is not made of vectors.
 FAST: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"}, "error_model": "numpy"}
+# Where numbers are rounded to bytes, each must fall on the same side as elsewhere. Unless a function says that it is
+# not FAST, it is compiled as its caller is.
+EXACT: dict[str, Any] = {"fastmath": False, "error_model": "numpy"}
 EPSILON = 1e-5  # of nn.LayerNorm
 
 _LOG2_E, _LN2 = 1.4426950408889634, 0.6931471805599453
@@ -27,7 +33,7 @@ def _bits_to_float(_: Any, bits: Any) -> Any:
     return float32(int32), generate  # type: ignore[call-overload]
 
 
-_as_float: Any = intrinsic(_bits_to_float)
+as_float: Any = intrinsic(_bits_to_float)
 
 
 @njit(**FAST, inline="always")
@@ -39,7 +45,7 @@ def exp_of_negative(x):
     series = float32(1 / 120) + r * float32(1 / 720)
     series = float32(1 / 6) + r * (float32(1 / 24) + r * series)
     series = float32(1) + r * (float32(1) + r * (float32(0.5) + r * series))
-    return series * _as_float((octave + int32(127)) << int32(23))
+    return series * as_float((octave + int32(127)) << int32(23))
 
 
 @njit(**FAST, inline="always")
@@ -109,3 +115,38 @@ def attend(query, keys, values, shares, out, following):
             out[i] += share * values[p, i]
         for line in range(lines):
             fetch(following + (p * lines + line) * LINE)
+
+
+@njit(**EXACT)
+def round_rows(x, rows, wide, out, scales):
+    """Rows of x [N, I], each by its largest number, as bytes with OFFSET into `out`, `wide` apart; their scales.
+
+    The same numbers as `generate.linear.round_rows`.
+    """
+    for row in range(rows):
+        largest = max(_largest(x[row]), float32(SMALLEST))
+        scales[row] = largest / float32(LARGEST)
+        factor = float32(1) / largest * float32(LARGEST)  # as PyTorch divides a constant by a tensor
+        here = out[row * wide : (row + 1) * wide]
+        for i in range(x.shape[1]):
+            here[i] = uint8(int32(np.rint(x[row, i] * factor)) + int32(OFFSET))
+
+
+@njit(**EXACT)
+def _largest(x):
+    """The largest number without its sign: positive floats are in the order of their bits, which compare faster."""
+    bits, highest = x.view(np.int32), int32(0)
+    for i in range(len(bits)):
+        size = int32(bits[i] & int32(0x7FFFFFFF))
+        if size > highest:  # `max` would compare in 64 bits
+            highest = size
+    return as_float(highest)
+
+
+@njit(**EXACT)
+def scale_back(y, rows, first, last, offsets, scales, row_scales):
+    """The sums in columns first … last - 1 of y [N, O], which are int32, become the products in float32."""
+    for row in range(rows):
+        found = y[row].view(np.int32)
+        for i in range(first, last):
+            y[row, i] = float32(found[i] - offsets[i]) * (row_scales[row] * scales[i])

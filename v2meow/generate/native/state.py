@@ -5,10 +5,11 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import Precision
-from v2meow.generate.native.dots import LANES, OUTS
+from v2meow.generate.native.dots import INT8, OUTS, STRIDES
 from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
 from v2meow.generate.native.team import team
+from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices, padded
 from v2meow.generate.pages import Span, give_back_free_pages, use_huge_pages
 from v2meow.generate.state import Extent, State
@@ -25,6 +26,7 @@ class NativeState(State):
         arrays = self._buffers() | {
             "weights": self._matrices.addresses,
             "scales": self._matrices.scales,
+            "offsets": self._matrices.offsets,
             "qkv_bias": torch.stack([block.attention.qkv.bias for block in model.blocks]),  # type: ignore
             "query_bias": _query_biases(model),
             "table": decoder.table,
@@ -54,6 +56,7 @@ class NativeState(State):
     def _buffers(self) -> dict[str, Tensor]:
         spec, rows, threads = self.decoder.model.spec, whole_groups(self.rows), self._team.size
         wide = padded(spec.width)
+        widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT8])
         return {
             "arrived": torch.zeros(1, dtype=torch.int64),
             "x": torch.zeros(rows, wide),
@@ -64,6 +67,8 @@ class NativeState(State):
             "narrow": torch.zeros(rows, wide),
             "shares": torch.zeros(threads, max(self.capacity, self.pictures + 1)),
             "sums": torch.zeros(threads, rows * OUTS * LANES),
+            "rounded": torch.zeros(threads, rows * widest, dtype=torch.uint8),
+            "row_scales": torch.zeros(threads, rows),
             "query": torch.zeros(threads, spec.width // spec.heads),
             "logits": torch.zeros(rows, padded(spec.target.levels * spec.target.bins)),
             "guided": torch.zeros(threads, spec.target.bins),

@@ -14,7 +14,7 @@ from numba import njit
 
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.maths import FAST, attend, gelu, normalise, turn
-from v2meow.generate.native.products import columns, project, share
+from v2meow.generate.native.products import Layer, Scratch, columns, project, share
 from v2meow.generate.native.team import meet
 from v2meow.model.patterns import UNKNOWN
 
@@ -24,8 +24,8 @@ QKV, OUT, QUERY, CROSS_OUT, UP, DOWN = range(6)  # of a block's matrices
 class Plan(NamedTuple):
     """All that a step reads and writes. Widths of buffers are those of weights: padded.
 
-    `weights` are addresses [blocks + 1, 6], the last line that of the head; `scales` [blocks + 1, 6, O] are those of
-    int8 weights. `cos` and `sin` are [steps, D / H], `table` [K * (bins + 1), D].
+    `weights` are addresses [blocks + 1, 6], the last line that of the head; `scales` and `offsets`
+    [blocks + 1, 6, O] are those of int8 weights. `cos` and `sin` are [steps, D / H], `table` [K * (bins + 1), D].
     """
 
     kind: int
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     cross: bool
     weights: np.ndarray
     scales: np.ndarray
+    offsets: np.ndarray
     qkv_bias: np.ndarray
     query_bias: np.ndarray
     table: np.ndarray
@@ -49,6 +50,8 @@ class Plan(NamedTuple):
     narrow: np.ndarray  # [N, D]
     shares: np.ndarray  # [threads, P or M]
     sums: np.ndarray  # [threads, N * OUTS * LANES]
+    rounded: np.ndarray  # [threads, N * F]
+    row_scales: np.ndarray  # [threads, N]
     query: np.ndarray  # [threads, D / H]
     logits: np.ndarray  # [N, K * bins]
     guided: np.ndarray  # [threads, bins]
@@ -88,7 +91,8 @@ def _step(parts, requests, rows, met, thread, threads):
     millisecond. `met` is how often the team has met before.
     """
     plan = Plan(*parts)
-    heads, normed, sums = plan.heads, plan.normed[thread], plan.sums[thread]
+    heads, normed = plan.heads, plan.normed[thread]
+    scratch = Scratch(plan.sums[thread], plan.rounded[thread], plan.row_scales[thread])
     head_width = plan.cos.shape[1]
     width = heads * head_width
     first, last = share(rows, thread, threads)
@@ -98,9 +102,8 @@ def _step(parts, requests, rows, met, thread, threads):
     met = meet(plan.arrived, met, threads)
     first, last = share(rows * heads, thread, threads)
     for block in range(len(plan.cache)):
-        weights, scales = plan.weights[block], plan.scales[block]
         _normalise_all(plan.x, rows, width, normed)
-        project(plan.kind, weights[QKV], scales[QKV], normed, rows, plan.qkv, sums, thread, threads)
+        project(_layer(plan, block, QKV), normed, rows, plan.qkv, scratch, thread, threads)
         met = meet(plan.arrived, met, threads)
         for item in range(first, last):
             row, head = item // heads, item % heads
@@ -121,13 +124,11 @@ def _step(parts, requests, rows, met, thread, threads):
             keys, values = keys[:seen], values[:seen]
             attend(plan.query[thread], keys, values, plan.shares[thread], plan.mixed[row, where], following)
         met = meet(plan.arrived, met, threads)
-        _project_and_add(
-            plan.kind, weights[OUT], scales[OUT], plan.mixed, rows, plan.narrow, plan.x, sums, thread, threads
-        )
+        _project_and_add(_layer(plan, block, OUT), plan.mixed, rows, plan.narrow, plan.x, scratch, thread, threads)
         met = meet(plan.arrived, met, threads)
         if plan.cross:
             _normalise_all(plan.x, rows, width, normed)
-            project(plan.kind, weights[QUERY], scales[QUERY], normed, rows, plan.narrow, sums, thread, threads)
+            project(_layer(plan, block, QUERY), normed, rows, plan.narrow, scratch, thread, threads)
             met = meet(plan.arrived, met, threads)
             for item in range(first, last):
                 row, head = item // heads, item % heads
@@ -141,34 +142,28 @@ def _step(parts, requests, rows, met, thread, threads):
                 attend(plan.query[thread], keys, values, plan.shares[thread], plan.mixed[row, where], following)
             met = meet(plan.arrived, met, threads)
             _project_and_add(
-                plan.kind,
-                weights[CROSS_OUT],
-                scales[CROSS_OUT],
-                plan.mixed,
-                rows,
-                plan.narrow,
-                plan.x,
-                sums,
-                thread,
-                threads,
+                _layer(plan, block, CROSS_OUT), plan.mixed, rows, plan.narrow, plan.x, scratch, thread, threads
             )
             met = meet(plan.arrived, met, threads)
         _normalise_all(plan.x, rows, width, normed)
-        project(plan.kind, weights[UP], scales[UP], normed, rows, plan.wide, sums, thread, threads)
+        project(_layer(plan, block, UP), normed, rows, plan.wide, scratch, thread, threads)
         _activate(plan.wide, rows, thread, threads)
         met = meet(plan.arrived, met, threads)
-        _project_and_add(
-            plan.kind, weights[DOWN], scales[DOWN], plan.wide, rows, plan.narrow, plan.x, sums, thread, threads
-        )
+        _project_and_add(_layer(plan, block, DOWN), plan.wide, rows, plan.narrow, plan.x, scratch, thread, threads)
         met = meet(plan.arrived, met, threads)
     _normalise_all(plan.x, rows, width, normed)
-    project(plan.kind, plan.weights[-1, 0], plan.scales[-1, 0], normed, rows, plan.logits, sums, thread, threads)
+    project(_layer(plan, -1, 0), normed, rows, plan.logits, scratch, thread, threads)
     met = meet(plan.arrived, met, threads)
     levels = plan.sequence.shape[2]
     first, last = share(requests * levels, thread, threads)
     for item in range(first, last):
         _draw(plan, item // levels, item % levels, plan.guided[thread])
     meet(plan.arrived, met, threads)
+
+
+@njit(inline="always")
+def _layer(plan, block, place):
+    return Layer(plan.kind, plan.weights[block, place], plan.scales[block, place], plan.offsets[block, place])
 
 
 @njit(**FAST)
@@ -231,9 +226,9 @@ def _activate(x, rows, thread, threads):
 
 
 @njit(**FAST)
-def _project_and_add(kind, weights, scales, x, rows, y, total, sums, thread, threads):
+def _project_and_add(layer, x, rows, y, total, scratch, thread, threads):
     """total += x times the weights, by way of y."""
-    project(kind, weights, scales, x, rows, y, sums, thread, threads)
+    project(layer, x, rows, y, scratch, thread, threads)
     first, last = columns(y, thread, threads)
     for row in range(rows):
         for i in range(first, last):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from v2meow.generate.linear import RoundedLinear
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, LANES
+from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, OFFSET, STRIDES
+from v2meow.generate.native.vectors import LANES
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block
 
@@ -15,8 +16,8 @@ _A_BLOCK = 6  # matrices: see `step`
 class Matrices:
     """The matrices of `model`'s blocks and head, of which its layers become views.
 
-    `addresses` [blocks + 1, 6] and `scales` [blocks + 1, 6, O] as `step` reads them; matrices that a stage does not
-    have stand at 0. Rows and columns are padded with zeros to whole vectors.
+    `addresses` [blocks + 1, 6], `scales` and `offsets` [blocks + 1, 6, O] as `step` reads them; matrices that a stage
+    does not have stand at 0. Rows and columns are padded with zeros to whole vectors.
     """
 
     def __init__(self, model: TokenLM) -> None:
@@ -24,11 +25,12 @@ class Matrices:
         lines = [*blocks, [model.head]]
         layers = [layer for line in lines for layer in line if layer]
         self.kind = _KINDS[layers[0].weight.dtype]  # type: ignore[index]
-        sizes = [padded(layer.weight.shape[0]) * padded(layer.weight.shape[1]) for layer in layers]  # type: ignore
+        sizes = [padded(layer.weight.shape[0]) * self._wide(layer) for layer in layers]  # type: ignore[index]
         self.buffer = torch.zeros(sum(sizes), dtype=layers[0].weight.dtype)  # type: ignore[call-overload]
         self.addresses = torch.zeros(len(lines), _A_BLOCK, dtype=torch.int64)
         tallest = max(padded(layer.weight.shape[0]) for layer in layers) if self.kind == INT8 else 0  # type: ignore
         self.scales = torch.zeros(len(lines), _A_BLOCK, tallest)
+        self.offsets = torch.zeros(len(lines), _A_BLOCK, tallest, dtype=torch.int32)
         parts = iter(self.buffer.split(sizes))
         for number, line in enumerate(lines):
             for place, layer in enumerate(line):
@@ -38,18 +40,22 @@ class Matrices:
                     self._take(layer, part)
                     if isinstance(layer, RoundedLinear) and layer.scale is not None:
                         self.scales[number, place, : len(layer.scale)] = layer.scale
+                        self.offsets[number, place, : len(layer.scale)] = OFFSET * layer.weight.sum(1)
+
+    def _wide(self, layer: nn.Module) -> int:
+        return padded(layer.weight.shape[1], STRIDES[self.kind])  # type: ignore[index]
 
     def _take(self, layer: nn.Module, part: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        view = part.view(-1, padded(weight.shape[1]))[: weight.shape[0], : weight.shape[1]]
+        view = part.view(-1, self._wide(layer))[: weight.shape[0], : weight.shape[1]]
         view.copy_(weight)
         layer.weight = nn.Parameter(view, requires_grad=False) if isinstance(layer, nn.Linear) else view
 
 
-def padded(count: int) -> int:
+def padded(count: int, stride: int = LANES) -> int:
     """`count` rounded up to whole vectors."""
-    return -(-count // LANES) * LANES
+    return -(-count // stride) * stride
 
 
 def _layers(block: Block) -> list[nn.Module | None]:

@@ -1,0 +1,90 @@
+"""LLVM instructions on vectors of LANES numbers, of which tiles are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LANES = 16  # numbers of 32 bits a vector
+LINE = 64  # bytes of a cache line, and of a vector
+
+WORD, BYTE = ir.IntType(64), ir.IntType(8)
+FLOATS, INTEGERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
+
+
+def word(value: int) -> ir.Constant:
+    """A constant of 64 bits."""
+    return ir.Constant(WORD, value)
+
+
+def nought(kind: ir.VectorType) -> ir.Constant:
+    """A vector of zeros."""
+    return ir.Constant(kind, None)
+
+
+def declare(module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+    """A function that LLVM knows by name."""
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def at(builder: Any, base: ir.Value, width: ir.Value, row: int, column: ir.Value, size: int) -> ir.Value:
+    """Address of an element of `size` bytes of a matrix whose rows are `width` elements apart."""
+    element = builder.add(builder.mul(width, word(row)), column)
+    return builder.add(base, builder.mul(element, word(size)))
+
+
+def load(builder: Any, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
+    """What stands at an address."""
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
+
+
+def lanes(builder: Any, one: Any, other: Any, numbers: Sequence[int]) -> ir.Value:
+    """Those lanes of a vector, or of two, the `other` one behind it."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
+    return builder.shuffle_vector(one, ir.Constant(one.type, None) if other is None else other, mask)
+
+
+def sums(builder: Any, vectors: Sequence[ir.Value]) -> list[ir.Value]:
+    """The sum over each of `vectors` of LANES numbers or fewer, LANES sums to a vector.
+
+    Two vectors become one, which holds half of either's sums, until all lanes are of different vectors: a third of the
+    instructions of summing each by itself.
+    """
+    kind = vectors[0].type  # type: ignore[attr-defined]
+    add = builder.fadd if kind == FLOATS else builder.add
+    if kind.count < LANES:
+        behind = [min(lane, kind.count) for lane in range(LANES)]  # all lanes behind are of a vector of zeros
+        vectors = [lanes(builder, vector, nought(kind), behind) for vector in vectors]
+    parts = [*vectors, *[nought(vectors[0].type)] * (-len(vectors) % LANES)]  # type: ignore[attr-defined]
+    width = LANES
+    while width > 1:
+        firsts = [lane for lane in range(2 * LANES) if lane % width < width // 2]
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        halves = (
+            [lanes(builder, a, b, [lane + half for lane in firsts]) for half in (0, width // 2)] for a, b in pairs
+        )
+        parts = [add(low, high) for low, high in halves]
+        width //= 2
+    return parts
+
+
+def fetch_lines(builder: Any, address: ir.Value, count: int) -> None:
+    """Ask for so many cache lines, as far as the second cache: in the first they would push out what is in use."""
+    prefetch = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [BYTE.as_pointer()] + [ir.IntType(32)] * 3)
+    how = [ir.Constant(ir.IntType(32), value) for value in (0, 2, 1)]  # to read; kept in the second cache; data
+    for number in range(count):
+        place = builder.inttoptr(builder.add(address, word(number * LINE)), BYTE.as_pointer())
+        builder.call(prefetch, [place, *how])
+
+
+def _fetch_a_line(_: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, _: Any, given: tuple[ir.Value]) -> ir.Value:
+        fetch_lines(builder, given[0], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+fetch: Any = intrinsic(_fetch_a_line)  # ask for the cache line at an address
