@@ -50,3 +50,12 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(untouched: Path, tmp_path: Path) -> Path:
     """A copy of it at tmp_path / "ws", for one test to change."""
     return shutil.copytree(untouched, tmp_path / "ws", symlinks=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is asked for."""
+    if "V2MEOW_TEST_LONG" in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: set V2MEOW_TEST_LONG=1"))

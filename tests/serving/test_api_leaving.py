@@ -16,6 +16,7 @@ from local_server import LocalServer, Loop, ask, events, finished, local_server,
 from processes import wait_for
 from test_performance import Failing
 
+from serving import answers
 from serving import service as service_module
 from serving.editions import Edition
 from serving.local import LocalParts
@@ -63,9 +64,10 @@ def test_who_leaves_while_its_video_is_seen_frees_its_place(loop: Loop, settings
             assert ask(client, long_clip, seconds=0.2).status_code == 200
 
 
-def test_a_client_that_stops_reading_loses_its_place_at_the_deadline(loop: Loop, settings, long_clip):
+def test_a_client_that_stops_reading_loses_its_place_at_the_deadline(loop: Loop, settings, long_clip, monkeypatch):
     """It would hold it for as long as it likes."""
-    with local_server(loop, settings(limits={"deadline_s": 3.0})) as server:
+    monkeypatch.setattr(answers, "_GRACE_S", 0.2)
+    with local_server(loop, settings(limits={"deadline_s": 2.0})) as server:
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", server.port))

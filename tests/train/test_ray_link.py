@@ -19,7 +19,7 @@ from processes import wait_for
 from v2meow.train import step
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CUT_S = 15.0
 HOSTS = {"v2meow-a": "10.213.7.1", "v2meow-b": "10.213.7.2"}
