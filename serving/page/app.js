@@ -1,20 +1,20 @@
 // The page: a video and words go in, music is heard as it comes, takes are compared and saved.
 
-import { Problem, generate, key, models } from "./api.js";
+import { Problem, generate, models } from "./api.js";
+import { askKey, patiently, showKey } from "./door.js";
 import { told } from "./messages.js";
+import { $, say } from "./page.js";
 import { Player } from "./player.js";
 import { Takes } from "./takes.js";
 import { Track } from "./track.js";
 import { Wave } from "./wave.js";
 
 const STAGES = ["semantic", "coarse", "fine"];
-const TRIES = 20; // while the service is full
 const ICONS = {
   play: "M8 5v14l11-7z",
   pause: "M7 5h3.5v14H7zM13.5 5H17v14h-3.5z",
   replay: "M12 5V1.5L6.5 6 12 10.5V7a5 5 0 1 1-5 5H5a7 7 0 1 0 7-7z",
 };
-const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const player = new Player($.video, refresh);
@@ -32,7 +32,6 @@ function choose(chosen) {
   URL.revokeObjectURL($.video.src);
   $.video.src = URL.createObjectURL(file);
   $.video.loop = true;
-  if (!calm.matches) $.video.play().catch(() => {});
   $.video.hidden = false;
   $["no-picture"].hidden = $.drop.hidden = true;
   $.name.textContent = file.name;
@@ -40,6 +39,7 @@ function choose(chosen) {
   $.change.hidden = false;
   takes.clear();
   player.choose(null);
+  if (!calm.matches) $.video.play().catch(() => {});
   compose();
 }
 
@@ -54,6 +54,7 @@ $.video.addEventListener("loadedmetadata", () => {
 $.video.addEventListener("error", () => {
   $.video.hidden = true;
   $["no-picture"].hidden = false;
+  refresh();
 });
 for (const name of ["play", "pause"]) $.video.addEventListener(name, refresh);
 $.video.addEventListener("click", toggle);
@@ -83,10 +84,6 @@ function showWork() {
   $["done-actions"].hidden = busy;
   $.change.disabled = busy;
   refresh();
-}
-
-function say(text) {
-  if ($.status.textContent !== text) $.status.textContent = text;
 }
 
 function alarm(problem, retry) {
@@ -122,7 +119,7 @@ function refresh() {
   const state = player.state;
   const playing = state === "empty" ? !$.video.paused : state === "playing" || state === "waiting";
   const name = playing ? "Pause" : state === "ended" ? "Play again" : "Play";
-  $.play.disabled = !file;
+  $.play.disabled = !file || (state === "empty" && $.video.hidden);
   $.play.setAttribute("aria-label", name);
   $["play-icon"].setAttribute("d", playing ? ICONS.pause : state === "ended" ? ICONS.replay : ICONS.play);
   $.frame.classList.toggle("waiting", state === "waiting");
@@ -182,7 +179,7 @@ $.again.addEventListener("click", () => {
 $.back.addEventListener("click", showWork);
 $.cancel.addEventListener("click", () => making?.abort());
 
-const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
+const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000; // short enough to note down
 
 function order(count) {
   const { value: model } = $.model;
@@ -204,7 +201,7 @@ async function make(wanted) {
   try {
     await patiently(() => perform(wanted, fresh, making.signal), making.signal);
     making = null;
-    say(fresh.length > 1 ? `${fresh.length} takes are ready. The first in the list is playing.` : "The music is ready.");
+    say(fresh.length > 1 ? `${fresh.length} takes are ready: compare them.` : "The music is ready.");
     showWork();
   } catch (error) {
     making = null;
@@ -280,68 +277,7 @@ function finish(event, fresh) {
   player.fed();
 }
 
-// ---- patience and keys
-
-/** Do `work`; when the service is full wait as long as it says and do it again, when it wants a key ask for one. */
-async function patiently(work, signal) {
-  for (let tried = 1; ; tried++) {
-    try {
-      return await work();
-    } catch (error) {
-      if (error.status === 401 && (await askKey(told(error)[0]))) continue;
-      if (![429, 503].includes(error.status) || error.retryAfter === undefined || tried === TRIES) throw error;
-      await wait(error.retryAfter, signal);
-    }
-  }
-}
-
-async function wait(seconds, signal) {
-  say("The service is full at present. This page tries again by itself.");
-  try {
-    for (let left = Math.ceil(seconds); left > 0; left--) {
-      $.countdown.textContent = `In ${left} s …`;
-      await pause(1000, signal);
-    }
-  } finally {
-    $.countdown.textContent = "";
-  }
-}
-
-function pause(milliseconds, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal?.addEventListener("abort", () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    }, { once: true });
-  });
-}
-
-/** A key from the person, or false. */
-function askKey(reason) {
-  $["key-reason"].textContent = reason ? `${reason}.` : "";
-  $.key.value = "";
-  $["key-dialog"].returnValue = "";
-  $["key-dialog"].showModal();
-  return new Promise((resolve) => {
-    $["key-dialog"].addEventListener("close", () => {
-      const given = $["key-dialog"].returnValue === "use" ? $.key.value.trim() : "";
-      if (given) key.set(given);
-      $.key.value = "";
-      showKey();
-      resolve(Boolean(given));
-    }, { once: true });
-  });
-}
-
-function showKey() {
-  $["forget-key"].hidden = !key.get();
-}
-
-$["forget-key"].addEventListener("click", () => {
-  key.forget();
-  showKey();
-});
+// ---- asking the service
 
 /** What a button begins that asks the service for something. */
 async function attempt(work, button) {

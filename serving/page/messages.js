@@ -21,12 +21,12 @@ const ACTIONS = {
   key: "Enter a key",
   retry: "Try again",
 };
-const BROKEN = "Nothing was lost but the music under way. Trying again makes the same music.";
+const BROKEN = "Nothing that was finished is lost. The same request makes the same music again.";
 
 /** [title, text, action, what to write on its button]. */
 export function told(problem) {
   const [title, action] = problem.kind === "connection" ? ["The connection broke", "retry"] : known(problem);
-  const text = problem.kind === "connection" ? BROKEN : problem.message;
+  const text = problem.kind === "connection" ? BROKEN : problem.message.replace(/^the video cannot be used: /, "");
   return [title, sentence(text), action, ACTIONS[action]];
 }
 

@@ -43,8 +43,9 @@ export class Takes {
     take.row = element("div", { className: "take" });
     take.radio = element("input", { type: "radio", name: "take", disabled: true });
     take.radio.addEventListener("change", () => this.#chosen(take));
+    take.badge = element("em", { textContent: "fits best", hidden: true });
     take.note = element("small", { textContent: `seed ${seed}` });
-    const label = element("label", {}, take.radio, element("span", { textContent: name }), take.note);
+    const label = element("label", {}, take.radio, element("span", {}, name, take.badge), take.note);
     const files = element("div", { className: "files" });
     for (const [format, [what, kind]] of Object.entries(FILES)) {
       const button = element("button", { type: "button", textContent: kind, disabled: true });
@@ -63,7 +64,7 @@ export class Takes {
   /** The service has made it, as `figures` say; `best` of several. */
   finish(take, id, figures, best) {
     Object.assign(take, { id, number: figures.number, seed: figures.seed });
-    take.note.textContent = best ? `fits the picture best · seed ${figures.seed}` : `seed ${figures.seed}`;
+    take.badge.hidden = !best;
     for (const button of Object.values(take.buttons)) button.disabled = false;
   }
 

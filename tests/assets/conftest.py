@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Site, served
+from sites import Site, served
 
 from v2meow import assets
 from v2meow.assets import fetch

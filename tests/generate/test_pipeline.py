@@ -225,7 +225,7 @@ def test_a_prompt_changes_the_music_and_its_words_matter(cascade):
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
 def test_an_empty_prompt_is_refused(cascade, prompt):
-    with pytest.raises(PromptError, match="prompt is empty"):
+    with pytest.raises(PromptError, match="prompt: it is empty"):
         cascade.embed_prompt(prompt)
 
 

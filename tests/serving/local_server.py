@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
@@ -88,6 +89,11 @@ class LocalServer:
             await asyncio.sleep(0.005)
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def shrink_buffers(self) -> None:
+        """From now on a client that does not read is felt soon."""
+        for one in self._server.servers[0].sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     def stop(self) -> None:
         """End it in good order."""

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
 import torch
 from local_server import LocalServer, Loop, ask, events, finished, local_server, problem
 from processes import wait_for
+from starlette.requests import ClientDisconnect
 from test_performance import Failing
 
 from serving import answers
@@ -64,10 +66,34 @@ def test_who_leaves_while_its_video_is_seen_frees_its_place(loop: Loop, settings
             assert ask(client, long_clip, seconds=0.2).status_code == 200
 
 
+def test_an_answer_that_cannot_even_begin_frees_its_place(loop: Loop, settings, clip, tmp_path):
+    """A server that tells of a client's end when the head is sent: the body has not begun, and ends nothing."""
+
+    async def answer(server: LocalServer) -> None:
+        service = server.service
+        upload = tmp_path / "upload"
+        upload.write_bytes(clip.read_bytes())
+        performing = await service.prepared(service.spool.new(Order(), "stream", "anybody", upload), 60.0)
+        released: list[bool] = []
+        stream = answers.Stream(answers.wav, performing, "audio/wav", {}, lambda: released.append(True))
+
+        async def gone(_: object = None) -> NoReturn:
+            raise OSError("the connection is closed")
+
+        with pytest.raises(ClientDisconnect):
+            await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, gone, gone)
+        assert released and service.gate.inside == 0 and service.performing == {}
+        assert service.spool.load(performing.record.id).status == "cancelled"
+
+    with local_server(loop, settings()) as server:
+        loop.run(answer(server))
+
+
 def test_a_client_that_stops_reading_loses_its_place_at_the_deadline(loop: Loop, settings, long_clip, monkeypatch):
     """It would hold it for as long as it likes."""
     monkeypatch.setattr(answers, "_GRACE_S", 0.2)
     with local_server(loop, settings(limits={"deadline_s": 2.0})) as server:
+        server.shrink_buffers()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", server.port))
@@ -78,27 +104,27 @@ def test_a_client_that_stops_reading_loses_its_place_at_the_deadline(loop: Loop,
 
 
 @pytest.mark.parametrize("part", ["semantic", "fine", "codec"])
-def test_a_part_that_fails_ends_the_answer_so_that_it_shows(loop: Loop, settings, clip, long_clip, part):
+def test_a_part_that_fails_ends_the_answer_so_that_it_shows(loop: Loop, settings, clip, part):
     """A short WAV that looks whole is music that stops in the middle."""
     parts = Failing(loop.parts, part, 1_000_000)
     with local_server(loop, settings(), parts) as server, server.client() as client:
-        parts._left = 8
+        parts._left = 1
         with pytest.raises(httpx.RemoteProtocolError):
-            ask(client, long_clip)
-        parts._left = 8
-        lines = events(ask(client, long_clip, format="events"))
+            ask(client, clip)
+        parts._left = 1
+        lines = events(ask(client, clip, format="events"))
         assert lines[-1]["event"] == "error" and lines[-1]["status"] == 500 and not lines[-1]["retriable"]
         assert f"{part} is gone" not in json.dumps(lines)  # what is inside stays inside
         parts._left = 1
         problem(ask(client, clip, format="mp4"), 500, "internal-error")
-        parts._left = 8
-        record = finished(client, ask(client, long_clip, mode="async").json()["id"])
+        parts._left = 1
+        record = finished(client, ask(client, clip, mode="async").json()["id"])
         assert record["status"] == "failed" and record["error"]["type"].endswith("internal-error")
         problem(client.get(f"/v1/generations/{record['id']}/takes/1"), 409, "not-done")
         wait_for(server.free, 1.0)
         assert server.counts.happened["internal-error"] == 4
         parts._left = 1_000_000
-        assert ask(client, long_clip, seconds=0.2).status_code == 200
+        assert ask(client, clip, seconds=0.2).status_code == 200
 
 
 class Slow(LocalParts):
@@ -118,8 +144,8 @@ class Slow(LocalParts):
 
 
 def test_what_is_not_done_before_the_deadline_ends_there(loop: Loop, settings, clip):
-    parts = Slow(loop.parts, sound=0.5)
-    with local_server(loop, settings(limits={"deadline_s": 1.2}), parts) as server, server.client() as client:
+    parts = Slow(loop.parts, sound=0.4)
+    with local_server(loop, settings(limits={"deadline_s": 0.8}), parts) as server, server.client() as client:
         began = time.monotonic()
         lines = events(ask(client, clip, format="events"))
         assert (
@@ -149,9 +175,9 @@ def test_when_it_is_full_the_next_is_sent_away_at_once(loop: Loop, settings, cli
     parts = Slow(loop.parts)
     chosen = settings(limits={"running": 2, "waiting": 1})
     with local_server(loop, chosen, parts) as server, server.client() as client:
-        parts.see_s = 1.0
+        parts.see_s = 0.5
         names = [ask(client, clip, mode="async", seconds=0.2).json()["id"] for _ in range(3)]
-        wait_for(lambda: (server.service.gate.inside, server.service.gate.queued) == (2, 1), 1.0)
+        wait_for(lambda: (server.service.gate.inside, server.service.gate.queued) == (2, 1), 0.4)
         for mode in ("stream", "async"):
             began = time.monotonic()
             refused = ask(client, clip, mode=mode)
