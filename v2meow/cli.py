@@ -225,7 +225,7 @@ def train(
     """Train one stage of the cascade.
 
     In this process, or by Ray Train where the recipe's train.workers is above 1 or RAY_ADDRESS names a cluster.
-    In this process SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
+    SIGTERM ends it after the step under way, with exit status 75: started again, it goes on from there.
     Killed, it goes on from its last checkpoint.
 
     With --cluster it is a job of a Ray cluster whose machines see the workspace under the same path. Its log and

@@ -12,7 +12,7 @@ export async function patiently(work, signal) {
     try {
       return await work();
     } catch (error) {
-      if (error.status === 401 && (await askKey(told(error)[0]))) continue;
+      if (error.status === 401 && (await askKey(error.kind === "key-missing" ? "" : told(error)[0]))) continue;
       if (![429, 503].includes(error.status) || error.retryAfter === undefined || tried === TRIES) throw error;
       await wait(error.retryAfter, signal);
     }
