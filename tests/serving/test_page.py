@@ -15,7 +15,7 @@ from v2meow import bundle
 from v2meow.files import write_json
 from v2meow.media import Reader, read_wav, write_video
 
-SECONDS = 4.0
+SECONDS = 3.0
 SHOWN = "!document.getElementById('{}').hidden"
 # Watches the page from outside: what came over the line and when, what was handed to the loudspeaker, how loud it was.
 WATCH = """
@@ -215,6 +215,24 @@ def test_a_broken_video_is_told_of_and_another_can_be_chosen(loop: Loop, setting
         _make(tab, clip)
         tab.until(SHOWN.format("done-actions"))
         assert not tab.run(SHOWN.format("alert"))
+
+
+def test_sound_that_is_late_is_waited_for_and_none_is_skipped(loop: Loop, settings, browser, opened, long_clip):
+    """Over a line at two thirds of the music's rate: the picture stands still, too, until there is more."""
+    with local_server(loop, settings()) as server:
+        tab = opened(server, WATCH)
+        tab.run("document.getElementById('seconds').value = 3")
+        tab.ask("Network.enable")
+        slow = {"offline": False, "latency": 0, "uploadThroughput": -1, "downloadThroughput": 28_000}
+        tab.ask("Network.emulateNetworkConditions", **slow)
+        _make(tab, long_clip)
+        waiting = "document.getElementById('frame').classList.contains('waiting')"
+        tab.until(f"window.heard.length && {waiting} && document.getElementById('video').paused")
+        assert tab.run("document.getElementById('seek').value") == "1", "more or less than what had come was played"
+        tab.until("document.getElementById('play').getAttribute('aria-label') === 'Play again'")
+        sound = read_wav(_saved(browser, tab, 1, "wav"))[0]
+        played = np.concatenate([part["samples"] for part in tab.run("window.heard")])
+        np.testing.assert_allclose(played, sound, atol=1e-4)
 
 
 def test_a_model_that_follows_no_words_says_so(loop: Loop, settings, opened, clip, tmp_path):
