@@ -6,9 +6,6 @@ import signal
 import threading
 from pathlib import Path
 
-import v2meow.cluster  # noqa: F401  # first: it keeps Ray from starting its workers by uv
-
-# isort: split
 import ray
 from ray import serve as ray_serve
 from ray.serve.schema import LoggingConfig
@@ -62,4 +59,5 @@ def _addresses(host: str, port: int) -> str:
 
 
 def _logs() -> str:
-    return str(Path(ray.nodes()[0].get("TempDir") or "/tmp/ray", "session_latest", "logs", "serve"))  # noqa: S108
+    here = ray.get_runtime_context()
+    return str(Path(here.get_temp_dir(), here.get_session_name(), "logs", "serve"))

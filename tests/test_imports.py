@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HEAVY = "torch torchaudio av pyarrow pandas sklearn great_expectations dvc matplotlib encodec safetensors"
 
@@ -49,6 +51,15 @@ def test_the_command_line_starts_without_heavy_libraries():
     """`v2meow --help` and every step would wait seconds for libraries that they never use."""
     shown = _python(f"import sys, v2meow.cli; print(*sorted(set('{HEAVY}'.split()) & set(sys.modules)))")
     assert (shown.stdout.strip(), shown.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("package", ["v2meow", "serving"])
+def test_ray_learns_in_time_that_uv_must_not_start_its_workers(package):
+    """It looks once, when it is imported; whichever part of ours imports it first has said so before."""
+    variable = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    told = f"os.environ['{variable}'], 'ray' in sys.modules"
+    shown = _python(f"import os, sys; os.environ.pop('{variable}', None); import {package}; print({told})")
+    assert (shown.stdout.strip(), shown.stderr) == ("0 False", "")
 
 
 def test_the_core_imports_with_torch_alone():

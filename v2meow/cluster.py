@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Else, under `uv run`, Ray starts every worker by `uv run` in a copy of the working folder, packed with models, data
-# and all. Read when Ray is imported.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobSubmissionClient

@@ -121,3 +121,9 @@ def test_a_sample_is_random_and_the_same_for_a_seed(workspace):
     assert found == sample(known, 6, seed=1) != sample(known, 6, seed=2)
     assert found != sorted(found, key=known.index) and len(set(map(id, found))) == 6
     assert sample(known, 10**6, seed=1) != known
+
+
+def test_numbers_below_the_normal_ones_are_there_again_afterwards(workspace):
+    """Flushing them to nought is a switch of the whole process, and other work in it may need them."""
+    fit.run("semantic", tiny.recipe(), workspace)
+    assert float(torch.tensor(1e-39) * torch.tensor(1.0)) > 0.0

@@ -25,9 +25,12 @@ _HELD_OUT_PAIRS = 1000  # that a music-text model is measured on
 def run(name: str, recipe: Recipe, workspace: Path) -> dict[str, Any]:
     """Fit extractor `name` on the training split and write models/encoders/NAME."""
     torch.manual_seed(recipe.seed)
-    torch.set_flush_denormal(True)  # silence in the catalogue makes k-means five times slower otherwise
     fit = {"codec": fit_codec, "semantic": _fit_semantic, "joint": _fit_joint}[name]
-    module, config, metrics = fit(recipe, workspace)
+    torch.set_flush_denormal(True)  # silence in the catalogue makes k-means five times slower otherwise
+    try:
+        module, config, metrics = fit(recipe, workspace)
+    finally:
+        torch.set_flush_denormal(False)
     weights.save(workspace / "models" / "encoders" / name, module, config, metrics)
     return {key: value for key, value in metrics.items() if key != "curve"}
 
