@@ -11,8 +11,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.generation import Audio
+from serving.performing import Performing
 from serving.problems import Problem, problem_of
-from serving.service import Performing
 from v2meow.generate.provenance import comment
 from v2meow.media import pcm, wav_header
 

@@ -5,7 +5,8 @@ It carries a `Service` and knows nothing of what carries it: Ray Serve does, and
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -37,8 +38,14 @@ _PAGE_HEADERS = {
 
 
 def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awaitable[str]]) -> FastAPI:
-    """The application; `metrics` gives Prometheus' text."""
-    app = FastAPI(title="V2Meow", version="1", summary="Music for silent video", description=schema.DESCRIPTION)
+    """The application; `metrics` gives Prometheus' text. Its end is that of the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.stop()
+
+    app = FastAPI(title="V2Meow", version="1", description=schema.DESCRIPTION, lifespan=lifespan)
     _handle_errors(app)
     door = _Door(doorkeeper)
 

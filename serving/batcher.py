@@ -55,7 +55,6 @@ class Batcher:
     def __init__(self, engine: StageEngine) -> None:
         """Takes `engine` over: use it through the batcher only."""
         self._engine = engine
-        self._levels = engine.model.spec.target.levels
         self._codes = 0
         self._changed = threading.Condition()
         self._inbox: list[_Order] = []

@@ -68,7 +68,7 @@ class Limits(_Section):
 
 
 class Settings(_Section):
-    """All of it; every value has a default.
+    """All of it; every value has a default, but who is let in must be said.
 
     `workspace`: whose registry holds NAME@STAGE. `keys`: the file of `v2meow keys`; without one nobody is let in, or
     everybody where the service is `open`.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from processes import wait_for
+from processes import figures, wait_for
 
 _DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8"}
 
@@ -49,9 +49,7 @@ class KServeProcess:
 
     def metrics(self) -> dict[str, float]:
         """Figures by name with labels."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=10.0).text.splitlines()
-        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
+        return figures(httpx.get(f"{self.url}/metrics", timeout=10.0).text)
 
     def end(self) -> int:
         """SIGTERM, as a machine that stops; the exit status."""

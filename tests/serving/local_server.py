@@ -101,8 +101,7 @@ class LocalServer:
 
     async def _end(self) -> None:
         self._server.should_exit = True
-        await self._serving
-        await self.service.stop()
+        await self._serving  # and with it the service
 
     def free(self) -> bool:
         """Whether nothing is at work, waits, or holds a row."""

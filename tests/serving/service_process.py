@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import yaml
-from processes import alive, wait_for
+from processes import alive, figures, wait_for
 
 _MODULE = "from v2meow.cli import main; main()"
 _START_S = 180.0
@@ -66,9 +66,7 @@ class ServiceProcess:
 
     def metrics(self) -> dict[str, float]:
         """Figures of the service, by name with labels."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=10.0).text.splitlines()
-        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
+        return figures(httpx.get(f"{self.url}/metrics", timeout=10.0).text)
 
     def end(self) -> int:
         """SIGTERM, as a machine that stops; the exit status."""

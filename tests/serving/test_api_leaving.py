@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from test_performance import Failing
 
 from serving import answers
+from serving import performing as performing_module
 from serving import service as service_module
 from serving.editions import Edition
 from serving.local import LocalParts
@@ -212,7 +213,7 @@ def _left(settings: Settings, clip: Path, mode: str, folder: Path) -> str:
 def impatient(monkeypatch) -> None:
     """Silence is noticed within a second."""
     monkeypatch.setattr(service_module, "_SILENCE_S", 0.9)
-    monkeypatch.setattr(service_module, "_BEAT_S", 0.2)
+    monkeypatch.setattr(performing_module, "_BEAT_S", 0.2)
 
 
 def test_what_a_dead_process_left_is_taken_over_by_exactly_one(

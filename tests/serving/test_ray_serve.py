@@ -153,10 +153,14 @@ def test_listeners_who_leave_keep_no_place(service, ask, video, music):
 
 
 def test_figures_of_all_parts_are_told(service, music):
-    figures = service.metrics()
     wanted = ("first_audio_seconds_count", "generation_seconds_count", "music_seconds_total", "real_time_factor_bucket")
+
+    def told(name: str) -> bool:
+        return any(key.startswith(f"ray_v2meow_{name}") and value >= 1 for key, value in service.metrics().items())
+
     for name in wanted:
-        assert any(key.startswith(f"ray_v2meow_{name}") and value >= 1 for key, value in figures.items()), name
+        wait_for(lambda name=name: told(name), 20.0)  # processes tell their node every few seconds
+    figures = service.metrics()
     for stage in ("semantic", "coarse", "fine"):
         made = [value for name, value in figures.items() if "_codes_total" in name and f'stage="{stage}"' in name]
         assert sum(made) > 0, stage

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from catalogues import write_examples
+from catalogues import dying_after, write_examples
 
 from v2meow.config import RecipeError
 from v2meow.data.dataset import read_examples
@@ -128,18 +128,9 @@ def undisturbed(examples, tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("last", [6, 13, 24])
-def test_a_training_that_was_killed_knows_its_best_weights(workspace, undisturbed, last, monkeypatch, capsys):
+def test_a_training_that_was_killed_knows_its_best_weights(workspace, undisturbed, last, capsys):
     """Those that only the dead process had are lost; they are lower than all that come after."""
-    batches = step.training_batches
-
-    def dying(recipe, stage, examples, first_step=0):
-        for number, batch in enumerate(batches(recipe, stage, examples, first_step), first_step):
-            if number > last:
-                raise KeyboardInterrupt
-            yield batch
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(step, "training_batches", dying)
+    with dying_after(last):
         step.run("semantic", _recipe(evaluate_steps=4, keep_best=True), workspace)
     step.run("semantic", _recipe(evaluate_steps=4, keep_best=True), workspace)
     assert f"goes on after {(last + 1) // 5 * 5} steps" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import tiny
-from catalogues import write_examples
+from catalogues import CHANGES, QUICK, TWO, write_examples
 from processes import wait_for
 
 from v2meow.train import step
@@ -24,24 +24,11 @@ pytestmark = pytest.mark.long
 CUT_S = 15.0
 HOSTS = {"v2meow-a": "10.213.7.1", "v2meow-b": "10.213.7.2"}
 FIRST, SECOND = HOSTS
-QUICK = {  # to see that somebody is missing
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+ENVIRONMENT = {
+    **QUICK,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # the namespaces are nobody else's
 }
-CHANGES = {
-    "stages.coarse.steps": 40,
-    "stages.coarse.max_epochs": 1000,
-    "stages.coarse.batch": 32,
-    "stages.coarse.width": 64,
-    "stages.coarse.ema": 0.9,
-    "stages.coarse.checkpoint_steps": 5,
-    "train.cpus": 1.0,
-}
-TWO = {"train.workers": 2, "train.min_workers": 2}
 DRIVER = """
 import json
 import sys
@@ -78,7 +65,7 @@ def hosts() -> Iterator[None]:
 
 def _start(host: str, *command: str, **options) -> subprocess.Popen:
     cluster = {"RAY_ADDRESS": f"{HOSTS[FIRST]}:6379", "GLOO_SOCKET_IFNAME": "cable"}  # no name leads to the hosts
-    environment = os.environ | QUICK | cluster | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ENVIRONMENT | cluster | {"OMP_NUM_THREADS": "1"}
     inside = ["ip", "netns", "exec", host, sys.executable, *command]
     return subprocess.Popen(inside, env=environment, start_new_session=True, **options)
 

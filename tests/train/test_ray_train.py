@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
-from catalogues import write_examples
+from catalogues import CHANGES, QUICK, TWO, write_examples
 from events import shown_steps
 
 from v2meow import workspace
@@ -25,23 +25,6 @@ from v2meow.train.spikes import TrainingError
 cluster = pytest.importorskip("v2meow.cluster")
 ray = cluster.ray
 pytestmark = pytest.mark.slow
-
-QUICK = {  # to see that somebody is missing
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-}
-CHANGES = {
-    "stages.coarse.steps": 40,
-    "stages.coarse.max_epochs": 1000,
-    "stages.coarse.batch": 32,
-    "stages.coarse.width": 64,
-    "stages.coarse.ema": 0.9,
-    "stages.coarse.checkpoint_steps": 5,
-    "train.cpus": 1.0,
-}
-TWO = {"train.workers": 2, "train.min_workers": 2}
 
 
 def _recipe(changes: dict | None = None) -> Recipe:

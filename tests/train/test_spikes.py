@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from catalogues import write_examples
+from catalogues import dying_after, write_examples
 from events import shown
 from torch.multiprocessing.spawn import spawn
 
@@ -186,23 +186,14 @@ def test_going_back_mends_a_state_that_was_damaged(workspace, poisoned, monkeypa
 
 @pytest.mark.parametrize("policy", ["skip", "roll back"])
 @pytest.mark.parametrize("last", [23, 25])
-def test_killed_around_spikes_and_resumed_is_the_undisturbed_training(workspace, poisoned, policy, last, monkeypatch):
+def test_killed_around_spikes_and_resumed_is_the_undisturbed_training(workspace, poisoned, policy, last):
     """What the guard remembers, such as the usual norm, must come back with the checkpoint."""
     poisoned({3: math.nan, 22: 1e4, 23: 1e4, 26: 1e4})
     step.run("semantic", _recipe(policy, factor=5.0), workspace)
     undisturbed = _files(workspace)
     assert [point["step"] for point in _curve(workspace) if point.get("skipped")] == [3, 22, 23, 26]
 
-    batches = step.training_batches
-
-    def dying(recipe, stage, examples, first_step=0):
-        for number, batch in enumerate(batches(recipe, stage, examples, first_step), first_step):
-            if number > last:
-                raise KeyboardInterrupt
-            yield batch
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(step, "training_batches", dying)
+    with dying_after(last):
         step.run("semantic", _recipe(policy, factor=5.0), workspace)
     assert any((workspace / "checkpoints/semantic").glob("step-*"))
     step.run("semantic", _recipe(policy, factor=5.0), workspace)
