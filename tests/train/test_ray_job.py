@@ -121,7 +121,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return list((folder / "checkpoints/ray").glob("*/checkpoint_*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_goes_on_without_its_watcher_and_is_found_again(head, place):
     """Two ask for one training at once; Ctrl-C ends one's look at it, and the other sees its end."""
     first, second = _started(head, place), _started(head, place)

@@ -139,6 +139,7 @@ def test_a_worker_and_a_machine_that_are_killed_are_replaced(undisturbed, place,
     assert list((place / "checkpoints/ray").iterdir()) == []  # the run is over
 
 
+@pytest.mark.long
 def test_fewer_workers_go_on_while_a_machine_is_missing(undisturbed, place, machines, capfd):
     """A training that waits for a machine which never comes back learns nothing; one alone learns the same."""
 
@@ -164,24 +165,24 @@ def _start(place: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_driver_that_is_stopped_and_killed_goes_on_when_it_is_started_again(undisturbed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
+def test_a_driver_that_is_stopped_or_killed_goes_on_when_it_is_started_again(undisturbed, tmp_path, number):
     """Of a machine that is taken away, the process that started the training hears first, and has 30 s."""
     place = tmp_path / "ws"
     workspace.init(place, "nano")
     (place / "recipe.yaml").write_text(yaml.safe_dump(tiny.values(CHANGES | TWO)))
     write_examples(place, _recipe())
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        driver, before = _start(place), _committed_step(place)
-        try:
-            _wait(lambda before=before, driver=driver: _committed_step(place) > before or driver.poll() is not None)
-            driver.send_signal(number)
-            said = driver.communicate(timeout=30)[1]
-        finally:
-            driver.kill()
-        if number == signal.SIGTERM:
-            assert driver.returncode == CONTINUE_LATER, said
-            last = said.splitlines()[-1]
-            assert last == f"train coarse stopped after {_committed_step(place)} steps: start it again to go on"
+    driver = _start(place)
+    try:
+        _wait(lambda: _committed_step(place) > 0 or driver.poll() is not None)
+        driver.send_signal(number)
+        said = driver.communicate(timeout=30)[1]
+    finally:
+        driver.kill()
+    if number == signal.SIGTERM:
+        assert driver.returncode == CONTINUE_LATER, said
+        last = said.splitlines()[-1]
+        assert last == f"train coarse stopped after {_committed_step(place)} steps: start it again to go on"
     goes_on = f"train coarse goes on after {_committed_step(place)} steps"
     again = _start(place)
     said = again.communicate(timeout=240)[1]

@@ -15,7 +15,7 @@ from textwrap import shorten
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.train import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -76,12 +76,10 @@ def _show(board: Any, ended: threading.Event) -> None:
             last = ended.wait(_LOOK_S)
             try:
                 state, lines = ray.get(board.read.remote(), timeout=_ANSWER_S)
-            except GetTimeoutError:  # a busy machine, or one that has just lost a part of its cluster
+            except Exception:  # a busy machine, a cluster that has lost a part; of its end the training tells
                 if last:
                     return
                 continue
-            except Exception:  # whatever ended the cluster, the training tells of it
-                return
             for line in lines:
                 print(line, file=sys.stderr)
             if state:
