@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("v2meow.serving")
 _BEAT_S = 2.0  # how often a generation that runs says so
+_FAREWELL_S = 2.0  # what it may take to end one
 
 Result = TypeVar("Result")
 
@@ -27,7 +28,8 @@ class Performing:
         self._service, self.record = service, record
         self._began, self._deadline = time.monotonic(), time.monotonic() + patience
         self._place = service.gate.place(record.order.takes, patience)
-        self._entered = self._ended = self._given_up = False
+        self._entered = self._given_up = False
+        self._ended = asyncio.Event()
         self._limit: asyncio.Timeout | None = None
         self.generation: Generation | None = None
         self._heart = asyncio.ensure_future(self._beat())
@@ -80,7 +82,7 @@ class Performing:
 
     async def leave(self) -> None:
         """Free what it holds, if it has not ended: `events` that were never begun free nothing."""
-        if not self._ended:
+        if not self._ended.is_set():
             await self._failed(asyncio.CancelledError())
 
     def give_up(self) -> None:
@@ -89,6 +91,12 @@ class Performing:
         if self._limit is not None:
             with suppress(RuntimeError):  # it has ended
                 self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def gone(self) -> None:
+        """Wait until it has ended and writes no more; not for ever for a listener who has stopped reading."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._ended.wait()
 
     async def _bounded(self, work: Awaitable[Result]) -> Result:
         """The result of `work`, unless the deadline passes or the generation is given up before."""
@@ -115,9 +123,9 @@ class Performing:
         return error if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else problem
 
     async def _close(self) -> None:
-        if self._ended:
+        if self._ended.is_set():
             return
-        self._ended = True
+        self._ended.set()
         self._heart.cancel()
         self._service.performing.pop(self.record.id, None)
         if self._entered:

@@ -149,6 +149,7 @@ class Service:
         """Give a generation up. Another process where it runs does so as soon as it is forgotten."""
         if performing := self.performing.get(record.id):
             performing.give_up()
+            await performing.gone()
         task = self._running.get(record.id)
         if task:
             task.cancel()

@@ -15,7 +15,7 @@ from v2meow import bundle
 from v2meow.files import write_json
 from v2meow.media import Reader, read_wav, write_video
 
-SECONDS = 3.0
+SECONDS = 6.0  # more than a window: sound comes while the next one is still made
 SHOWN = "!document.getElementById('{}').hidden"
 # Watches the page from outside: what came over the line and when, what was handed to the loudspeaker, how loud it was.
 WATCH = """
