@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -63,9 +64,7 @@ class Checkpoints:
         Waits for the one before, and raises its OSError, which names the folder, when the disk was full.
         """
         self.finish()
-        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors().items()}
-        copied = json.loads(json.dumps(besides))
-        self._written = self._writer.submit(self._write, tensors, state.step, copied)
+        self._written = self._writer.submit(self._write, copied(state), state.step, json.loads(json.dumps(besides)))
 
     def finish(self) -> None:
         """Wait until the last one is on disk."""
@@ -90,10 +89,24 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def copied(state: TrainState) -> dict[str, Tensor]:
+    """This worker's tensors on the CPU as they are now: training goes on and changes its own."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors().items()}
+
+
 def write(
-    folder: Path, tensors: dict[str, Tensor], fingerprint: str, step: int, besides: Any, workers: Workers
+    folder: Path,
+    tensors: dict[str, Tensor],
+    fingerprint: str,
+    step: int,
+    besides: Any,
+    workers: Workers,
+    group: ProcessGroup | None = None,
 ) -> None:
-    """Write this worker's part of a checkpoint into `folder`, which may be its own. All workers must call it."""
+    """Write this worker's part of a checkpoint into `folder`, which may be its own. All workers must call it.
+
+    They agree on who writes what through `group`: beside training, it must be another than that of gradients.
+    """
     before = set(folder.iterdir())
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
@@ -101,6 +114,7 @@ def write(
             save(
                 {name: tensor.contiguous() for name, tensor in tensors.items()},
                 storage_writer=writer,
+                process_group=group,
                 no_dist=workers.size == 1,
             )
     except CheckpointException as error:

@@ -5,12 +5,13 @@ All machines of the cluster see the workspace under the same path. A run's name 
 merely lies in the storage, and a changed recipe never takes over an older run's steps.
 """
 
+import json
 import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
+
+Send = Callable[[Checkpoint, str], Checkpoint]
 
 _PATIENCE_S = 40  # with a silent storage, three times over: another number of tries does not travel to the workers
 _MODEL, _SPEED = "model", "speed.json"  # in a run's last checkpoint
@@ -200,27 +203,51 @@ def _folder(found: Checkpoint) -> Iterator[Path]:
 
 
 class _Committed:
-    """The checkpoints that Ray keeps; each worker adds its own files."""
+    """The checkpoints that Ray keeps; each worker adds its own files.
+
+    They are written and sent while training goes on, from a copy.
+    """
 
     def __init__(self, work: _Work, workers: Workers) -> None:
-        self._fingerprint, self._workers = work.fingerprint, workers
+        self._fingerprint, self._workers, self._group = work.fingerprint, workers, workers.beside()
+        self._storage: Any = ray.train.get_context().get_storage()
+        self._sent = threading.Event()
+        self._sent.set()
 
     def resume(self, state: TrainState) -> Any:
         found = (_folder(reported.checkpoint) for reported in _committed())
         return checkpoint.read_newest(found, state, self._fingerprint, self._workers)
 
     def save(self, state: TrainState, besides: Any) -> None:
-        """Written to this machine's disk at once; sent from there to the storage while training goes on."""
-        folder = Path(tempfile.mkdtemp(prefix="v2meow-"))
-        checkpoint.write(folder, state.tensors(), self._fingerprint, state.step, besides, self._workers)
-        _report(Checkpoint.from_directory(folder), {_STEP: state.step}, CheckpointUploadMode.ASYNC, delete=True)
+        """Begin to save; waits for the one before, so that there is one copy at most."""
+        self._sent.wait()
+        self._sent.clear()
+        tensors, step, kept = checkpoint.copied(state), state.step, json.loads(json.dumps(besides))
+
+        def send(found: Checkpoint, name: str) -> Checkpoint:
+            try:
+                folder = Path(found.path)
+                checkpoint.write(folder, tensors, self._fingerprint, step, kept, self._workers, self._group)
+                return self._storage.persist_current_checkpoint(found, name)
+            finally:
+                self._sent.set()
+
+        folder = tempfile.mkdtemp(prefix="v2meow-")
+        _report(Checkpoint.from_directory(folder), {_STEP: state.step}, CheckpointUploadMode.ASYNC, send)
 
     def finish(self) -> None:
         _committed()
 
 
-def _report(found: Checkpoint, told: dict[str, Any], mode: CheckpointUploadMode, *, delete: bool = False) -> None:
-    ray.train.report(told, checkpoint=found, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=delete)
+def _report(found: Checkpoint, told: dict[str, Any], mode: CheckpointUploadMode, send: Send | None = None) -> None:
+    """Tell Ray of a checkpoint, of which `send` makes one in the storage; its local copy then goes."""
+    ray.train.report(
+        told,
+        checkpoint=found,
+        checkpoint_upload_mode=mode,
+        checkpoint_upload_fn=send,
+        delete_local_checkpoint_after_upload=send is not None,
+    )
 
 
 def _take_over(last: Path, work: _Work) -> dict[str, Any]:

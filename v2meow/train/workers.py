@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -100,6 +101,14 @@ class Workers:
         everyone: list[str | None] = [None] * self.size
         dist.all_gather_object(everyone, said)
         return [f"worker {rank}: {line}" for rank, line in enumerate(everyone) if line is not None]
+
+    def beside(self) -> ProcessGroup | None:
+        """Another group of all workers, on CPUs, for a thread that works beside training. All of them must ask."""
+        if self.size == 1:
+            return None
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, ProcessGroup), group  # a number is what processes get that are no part of it
+        return group
 
     def settle(self, model: nn.Module) -> None:
         """Take the model apart again after a forward pass without a backward one, which would have done it."""
