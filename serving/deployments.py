@@ -18,19 +18,28 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
 from serving.api import make_app
+from serving.editions import read_served
 from serving.handles import HandleParts
 from serving.keys import Doorkeeper
 from serving.ray_meters import RayMeters, cluster_metrics, show_loads
 from serving.service import Service
 from serving.settings import PART_NAMES, ModelShare, PartName, PartScaling, Settings
-from serving.workers import CodecWorker, StageWorker, TextWorker, VisualWorker
+from serving.workers import CodecWorker, StageWorker, TextWorker, VisualWorker, Worker
 from v2meow.config import StageName
 
 _UNBOUNDED = 10_000  # requests a replica takes in: the ingress bounds them, an engine queues fairly
 
 
+class _Warmed(Worker):
+    """A part whose new process loads what is served before it is given work. `user_config` says where that stands."""
+
+    async def reconfigure(self, user_config: dict[str, str]) -> None:
+        """Called before a process counts as started."""
+        await self.warm(read_served(Path(user_config["spool"])))
+
+
 @serve.deployment(name="VisualEncoder")
-class VisualEncoder(VisualWorker):
+class VisualEncoder(VisualWorker, _Warmed):
     """Pictures to features."""
 
     def __init__(self, threads: int, room: int) -> None:
@@ -39,7 +48,7 @@ class VisualEncoder(VisualWorker):
 
 
 @serve.deployment(name="TextEncoder")
-class TextEncoder(TextWorker):
+class TextEncoder(TextWorker, _Warmed):
     """Prompts to music-text vectors."""
 
     def __init__(self, threads: int, room: int) -> None:
@@ -47,7 +56,7 @@ class TextEncoder(TextWorker):
         super().__init__(room)
 
 
-class _Stage(StageWorker):
+class _Stage(StageWorker, _Warmed):
     def __init__(self, stage: StageName, pieces: int, threads: int, room: int) -> None:
         torch.set_num_threads(threads)
         super().__init__(stage, pieces, room)
@@ -70,7 +79,7 @@ class FineStage(_Stage):
 
 
 @serve.deployment(name="CodecDecoder")
-class CodecDecoder(CodecWorker):
+class CodecDecoder(CodecWorker, _Warmed):
     """Codes to sound."""
 
     def __init__(self, threads: int, room: int) -> None:
@@ -109,12 +118,14 @@ def app(settings: Settings) -> serve.Application:
     """The application for a config file: `import_path: serving.deployments:app`, and the settings as `args`."""
     parts: dict[PartName, Any] = {}
     room = len(settings.models) + 1  # for one that comes while another goes
+    known = {"spool": settings.spool}
     for name in PART_NAMES:
         part = settings.part(name)
         if name in _STAGES:
-            parts[name] = _scaled(_STAGES[name], part, settings).bind(name, part.pieces, part.threads, room)
+            deployment = _scaled(_STAGES[name], part, settings).options(user_config=known)
+            parts[name] = deployment.bind(name, part.pieces, part.threads, room)
         elif name in _OTHERS:
-            parts[name] = _scaled(_OTHERS[name], part, settings).bind(part.threads, room)
+            parts[name] = _scaled(_OTHERS[name], part, settings).options(user_config=known).bind(part.threads, room)
     own = settings.part("ingress")
     models = {"models": [model.model_dump() for model in settings.models]}
     return _scaled(Ingress, own, settings).options(user_config=models).bind(settings, own.threads, **parts)

@@ -1,18 +1,25 @@
-"""Editions: which bundle a request is made with, and a part of several bundles held side by side."""
+"""Editions: which bundle a request is made with, and a part of several bundles held side by side.
+
+Which editions are served stands in a file that all processes see: a new one loads them before it is given work.
+"""
 
 import asyncio
+import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from v2meow import bundle
 from v2meow.config import Recipe
+from v2meow.files import read_json, write_json
 from v2meow.generate.parts import bundle_recipe
 
 Part = TypeVar("Part")
+log = logging.getLogger("v2meow.serving")
+_SERVED = "editions.json"
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,15 @@ class Shelf(Generic[Part]):
             held.users -= 1
             self._tidy()
 
+    async def warm(self, editions: Iterable[Edition]) -> None:
+        """Load what there is room for. One that cannot be loaded is left to the request that asks for it."""
+        for edition in list(editions)[: self._room]:
+            try:
+                async with self.use(edition):
+                    pass
+            except Exception:
+                log.warning("model %s could not be loaded beforehand", edition.label, exc_info=True)
+
     def _loaded(self, edition: Edition) -> Part:
         folder = edition.verify()
         return self._load(folder, bundle_recipe(folder))
@@ -83,3 +99,16 @@ class Shelf(Generic[Part]):
             if not held.users and held.part.done():
                 del self._held[digest]
                 self._close(held.part.result())
+
+
+def write_served(folder: Path, editions: Iterable[Edition]) -> None:
+    """Tell all processes that see `folder` which editions are served now."""
+    write_json(folder / _SERVED, [asdict(edition) for edition in editions])
+
+
+def read_served(folder: Path) -> list[Edition]:
+    """Those that were told last; none where nothing was, or nothing that can be read."""
+    try:
+        return [Edition(**fields) for fields in read_json(folder / _SERVED)]
+    except (OSError, TypeError, ValueError):
+        return []

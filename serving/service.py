@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serving.admission import Gate
 from serving.choice import Choice, Served, resolve, shares, standing
-from serving.editions import Edition
+from serving.editions import Edition, write_served
 from serving.generation import Generation
 from serving.meters import Meters
 from serving.performance import Parts
@@ -89,6 +89,7 @@ class Service:
                 if errors and not served:
                     raise errors[0]
             self._models, self.choice = models, Choice(served)
+            await asyncio.to_thread(write_served, self.spool.folder, [one.edition for one in served])
             self.trouble = {name: reason for name, reason in self.trouble.items() if name in shares(models)}
 
     @property

@@ -7,10 +7,11 @@ parts of `room` bundles stay loaded.
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,17 @@ from v2meow.generate.takes import agreement
 from v2meow.media import Reader
 
 
-class VisualWorker:
+class Worker:
+    """What all of them have: a shelf with their part of each edition."""
+
+    _shelf: Shelf[Any]
+
+    async def warm(self, editions: Iterable[Edition]) -> None:
+        """Load these beforehand, as far as there is room."""
+        await self._shelf.warm(editions)
+
+
+class VisualWorker(Worker):
     """Pictures of a video to features, one video at a time; files are decoded in a bounded child process."""
 
     def __init__(self, room: int) -> None:
@@ -61,7 +72,7 @@ def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) ->
             path.unlink()
 
 
-class TextWorker:
+class TextWorker(Worker):
     """Prompts to music-text vectors."""
 
     def __init__(self, room: int) -> None:
@@ -73,7 +84,7 @@ class TextWorker:
             return tower.embed(prompt)
 
 
-class StageWorker:
+class StageWorker(Worker):
     """One stage: an engine for each edition, each with room for `pieces` windows at once; more wait."""
 
     def __init__(self, stage: StageName, pieces: int, room: int) -> None:
@@ -121,7 +132,7 @@ def _sound_engine(folder: Path, recipe: Recipe, stage: StageName, pieces: int) -
     return engine
 
 
-class CodecWorker:
+class CodecWorker(Worker):
     """Codes to sound."""
 
     def __init__(self, room: int) -> None:

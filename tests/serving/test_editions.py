@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving.choice import resolve
-from serving.editions import Edition, Shelf
+from serving.editions import Edition, Shelf, read_served, write_served
 from v2meow.bundle import BundleError
 from v2meow.config import Recipe
 
@@ -171,3 +171,27 @@ def test_a_bundle_folder_that_changed_is_refused(tiny_model, tmp_path, monkeypat
     whole = shutil.copytree(tiny_model, folder)
     with pytest.raises(BundleError, match="is another bundle now"):
         asyncio.run(_use(Loads().shelf(), replace(edition, digest="0" * 64, folder=str(whole))))
+
+
+def test_a_new_process_loads_what_is_served_before_it_is_asked(editions, tmp_path):
+    """Else the first request after a replacement, or after a scale-up, pays for loading."""
+    write_served(tmp_path, editions[:2])
+    loads = Loads()
+    asyncio.run(loads.shelf().warm(read_served(tmp_path)))
+    assert loads.loaded == [edition.folder for edition in editions[:2]]
+
+
+def test_what_cannot_be_loaded_beforehand_keeps_no_process_from_starting(editions, tmp_path):
+    """A model that has gone would else end every new process, those of the other models' requests, too."""
+    (tmp_path / "editions.json").write_text("{")
+    assert read_served(tmp_path) == read_served(tmp_path / "nothing") == []
+    loads = Loads(failing=1)
+    asyncio.run(loads.shelf().warm(editions[:2]))
+    assert loads.loaded == [edition.folder for edition in editions[:2]]
+
+
+def test_no_more_is_loaded_beforehand_than_there_is_room_for(editions):
+    """Loading a third would close the first, which is served."""
+    loads = Loads()
+    asyncio.run(loads.shelf(room=2).warm(editions))
+    assert len(loads.loaded) == 2 and not loads.closed
