@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from serving.editions import Edition
-from serving.performance import Parts, Performance, Progress
+from serving.performance import Parts, Performance, Progress, Seen
 from serving.spool import INPUT, Record, Spool
 from v2meow.config import STAGES, Recipe
 from v2meow.files import write_json
@@ -55,6 +55,7 @@ class Generation:
         self.record, self.recipe = record, recipe
         self._spool, self._parts, self._edition = spool, parts, edition
         self._takes: list[_Take] = []
+        self._looking: AsyncGenerator[Seen] | None = None
         record.model = {"label": edition.label, "digest": edition.digest}
 
     async def prepare(self, max_seconds: float) -> None:
@@ -63,21 +64,24 @@ class Generation:
         wanted = max_seconds if order.seconds is None else order.seconds
         joint = None if order.prompt is None else await self._parts.embed(self._edition, order.prompt)
         video = self._spool.place(self.record.id) / INPUT
-        seen = await self._parts.see(self._edition, video, wanted)
+        self._looking = self._parts.see(self._edition, video, wanted)
+        seen = await anext(self._looking)
         self._context = await self._parts.context(self._edition)
         self.record.seconds = seen.seconds
         for number in range(1, order.takes + 1):
             brief = Brief(visual=seen.visual, joint=joint, seconds=seen.seconds, seed=order.seed + number - 1)
-            self._takes.append(_Take(number, Piece(brief, self.recipe)))
+            self._takes.append(_Take(number, Piece(brief, self.recipe, looking=not seen.last)))
         self.record.status = "running"
         self._save()
 
     async def play(self) -> AsyncGenerator[Audio | Advance]:
         """What happens, take by take mixed. Leaving it gives up what is under way."""
         news: asyncio.Queue[Audio | Advance | Exception | None] = asyncio.Queue()
-        tasks = [asyncio.ensure_future(self._perform(take, news)) for take in self._takes]
+        played = [Performance(take.piece, self._edition, self._parts, self._context) for take in self._takes]
+        tasks = [asyncio.ensure_future(self._perform(*one, news)) for one in zip(self._takes, played, strict=True)]
+        tasks.append(asyncio.ensure_future(self._look(played)))
         try:
-            left = len(tasks)
+            left = len(played)
             while left:
                 item = await news.get()
                 if isinstance(item, Exception):
@@ -93,9 +97,27 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _perform(self, take: _Take, news: "asyncio.Queue[Audio | Advance | Exception | None]") -> None:
+    async def leave(self) -> None:
+        """Stop looking at the video of a generation that was prepared and is not played, or no longer."""
+        if self._looking is not None:
+            await self._looking.aclose()
+
+    async def _look(self, played: list[Performance]) -> None:
+        """See the rest of the video while the music for its beginning is made."""
+        assert self._looking is not None  # after `prepare`
         try:
-            async for item in Performance(take.piece, self._edition, self._parts, self._context):
+            async for seen in self._looking:
+                for performance in played:
+                    performance.see(seen)
+        except Exception as error:
+            for performance in played:
+                performance.see(error)
+
+    async def _perform(
+        self, take: _Take, performance: Performance, news: "asyncio.Queue[Audio | Advance | Exception | None]"
+    ) -> None:
+        try:
+            async for item in performance:
                 if isinstance(item, Progress):
                     news.put_nowait(Advance(take.number, item.stage, item.done / item.total))
                 else:

@@ -5,7 +5,8 @@ process or of its successor. The same question has the same answer, since a seed
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,21 @@ class HandleParts:
     def __init__(self, handles: dict[str, DeploymentHandle]) -> None:
         self._handles = handles
 
-    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
+    async def see(self, edition: Edition, video: Path, seconds: float | None) -> AsyncGenerator[Seen]:
         content = await asyncio.to_thread(video.read_bytes)
-        return await _again(lambda: self._handles["visual"].see.remote(edition, content, seconds))
+        stream, known, passed = self._handles["visual"].options(stream=True), 0, 0
+
+        def ask() -> Any:
+            nonlocal passed
+            passed = 0
+            return stream.see.remote(edition, content, seconds)
+
+        async with aclosing(_streamed(ask)) as answers:
+            async for seen in answers:
+                passed += 1
+                if passed > known:
+                    known = passed
+                    yield seen
 
     async def embed(self, edition: Edition, prompt: str) -> Tensor:
         return await _again(lambda: self._handles["text"].embed.remote(edition, prompt))
@@ -53,18 +66,14 @@ class HandleParts:
     ) -> AsyncIterator[Tensor]:
         stream = self._handles[stage].options(stream=True)
         known = 0  # frames that were told already
-        for attempt in range(_TRIES):
-            answers: Any = stream.decode.remote(edition, request, [mark for mark in milestones if mark > known])
-            try:
-                async for codes in answers:
-                    known = codes.shape[1]
-                    yield codes
-                return
-            except _LOST:
-                await _pause(attempt)
-            finally:
-                answers.cancel()
-        raise _lost()
+
+        def ask() -> Any:
+            return stream.decode.remote(edition, request, [mark for mark in milestones if mark > known])
+
+        async with aclosing(_streamed(ask)) as answers:
+            async for codes in answers:
+                known = codes.shape[1]
+                yield codes
 
     async def context(self, edition: Edition) -> int:
         return await _again(lambda: self._handles["codec"].context.remote(edition))
@@ -74,6 +83,21 @@ class HandleParts:
 
     async def agreement(self, edition: Edition, brief: Brief, ids: Tensor) -> float:
         return await _again(lambda: self._handles["semantic"].agreement.remote(edition, brief, ids))
+
+
+async def _streamed(ask: Callable[[], Any]) -> AsyncGenerator[Any]:
+    """The answers of a stream; when its process is lost, those of another follow."""
+    for attempt in range(_TRIES):
+        answers = ask()
+        try:
+            async for answer in answers:
+                yield answer
+            return
+        except _LOST:
+            await _pause(attempt)
+        finally:
+            answers.cancel()
+    raise _lost()
 
 
 async def _again(ask: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,6 +1,6 @@
 """All parts of the cascade in one process, for a server that has no Ray."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from torch import Tensor
@@ -25,8 +25,8 @@ class LocalParts:
         """Whether all engines that were started still work."""
         return all(worker.alive for worker in self.stages.values())
 
-    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
-        return await self.visual.see(edition, video.read_bytes(), seconds)
+    def see(self, edition: Edition, video: Path, seconds: float | None) -> AsyncGenerator[Seen]:
+        return self.visual.see(edition, video.read_bytes(), seconds)
 
     async def embed(self, edition: Edition, prompt: str) -> Tensor:
         return await self.text.embed(edition, prompt)

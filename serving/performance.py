@@ -25,17 +25,19 @@ from v2meow.generate.windows import Window
 
 @dataclass(frozen=True)
 class Seen:
-    """Features [V, width] of each extractor for the first `seconds` of a video."""
+    """The next features [V, width] of each extractor for the first `seconds` of a video; whether they are the last."""
 
     visual: tuple[Tensor, ...]
     seconds: float
+    last: bool = True
 
 
 class Parts(Protocol):
     """The parts of the cascade, wherever they are. Every method raises what the part raises."""
 
-    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
-        """Features of the first `seconds`, or of all, of a video file. MediaError for one that cannot be used."""
+    def see(self, edition: Edition, video: Path, seconds: float | None) -> AsyncGenerator[Seen]:
+        """Features of the first `seconds`, or of all, of a video file, as they are made. MediaError for one that
+        cannot be used, which may show late."""
         ...
 
     async def embed(self, edition: Edition, prompt: str) -> Tensor:
@@ -77,7 +79,7 @@ class _Codes:
     codes: Tensor
 
 
-_News = _Codes | Tensor | Exception
+_News = _Codes | Seen | Tensor | Exception
 
 
 class Performance:
@@ -102,7 +104,9 @@ class Performance:
                 news = await self._news.get()
                 if isinstance(news, Exception):
                     raise news
-                if isinstance(news, _Codes):
+                if isinstance(news, Seen):
+                    piece.see(news.visual, last=news.last)
+                elif isinstance(news, _Codes):
                     piece.deliver(news.stage, news.window, news.codes)
                     yield Progress(news.stage, piece.ready[news.stage], piece.tracks[news.stage].shape[1])
                 else:
@@ -117,6 +121,10 @@ class Performance:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def see(self, seen: Seen | Exception) -> None:
+        """Take the next features of a piece that is looking, or why there are none."""
+        self._news.put_nowait(seen)
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.ensure_future(self._told(work))
@@ -167,3 +175,9 @@ class Performance:
 def chunk_frames(recipe: Recipe) -> int:
     """Codec frames that are decoded to sound at once."""
     return round(CHUNK_SECONDS * recipe.codec.rate)
+
+
+async def whole(looking: AsyncIterator[Seen]) -> Seen:
+    """All that is seen, at once."""
+    parts = [seen async for seen in looking]
+    return Seen(tuple(map(torch.cat, zip(*(seen.visual for seen in parts), strict=True))), parts[0].seconds)

@@ -127,6 +127,8 @@ class Performing:
             return
         self._ended.set()
         self._heart.cancel()
+        if self.generation is not None:
+            await self.generation.leave()
         self._service.performing.pop(self.record.id, None)
         if self._entered:
             await self._place.__aexit__(None, None, None)

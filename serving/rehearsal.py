@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from serving.editions import Edition
-from serving.performance import Parts, Performance
+from serving.performance import Parts, Performance, whole
 from v2meow.config import Recipe
 from v2meow.generate.parts import PromptError
 from v2meow.generate.piece import Brief, Piece
@@ -23,7 +23,7 @@ class RehearsalError(RuntimeError):
 async def rehearse(parts: Parts, edition: Edition, recipe: Recipe) -> None:
     """Let `edition` score a grey second through all its parts. RehearsalError, or what a part raises."""
     with tempfile.TemporaryDirectory() as folder:
-        seen = await parts.see(edition, grey_video(Path(folder)), None)
+        seen = await whole(parts.see(edition, grey_video(Path(folder)), None))
     piece = Piece(Brief(visual=seen.visual, joint=await _words(parts, edition), seconds=seen.seconds, seed=0), recipe)
     chunks = []
     async for item in Performance(piece, edition, parts, await parts.context(edition)):

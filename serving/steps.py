@@ -17,7 +17,7 @@ from torch import Tensor
 
 from serving.editions import Edition
 from serving.local import LocalParts
-from serving.performance import Performance, Seen
+from serving.performance import Performance, Seen, whole
 from serving.settings import Limits
 from serving.tensors import Contract, StepName, Tensors, contracts, invalid, number
 from v2meow.config import STAGES, Recipe, StageName
@@ -165,7 +165,8 @@ class Steps:
         video, seed, prompt = given["video"][0], _seed(given, takes), _prompt(given)
         wanted = self._seconds(given)
         joint = None if prompt is None else await self.parts.embed(self.edition, prompt)
-        seen = await self.parts.visual.see(self.edition, video, self.limits.max_seconds if wanted is None else wanted)
+        wanted = self.limits.max_seconds if wanted is None else wanted
+        seen = await whole(self.parts.visual.see(self.edition, video, wanted))
         about = provenance(
             model=self.edition.label,
             bundle=self.edition.digest,

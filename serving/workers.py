@@ -7,7 +7,7 @@ parts of `room` bundles stay loaded.
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from serving.performance import Seen
 from v2meow.bundle import BundleError
 from v2meow.config import Recipe, StageName
 from v2meow.encoders.codec import Codec, load_codec
-from v2meow.generate.files import read_features
+from v2meow.generate.files import features_by_clip
 from v2meow.generate.parts import StageEngine, TextTower, stage_engine
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.request import Request
@@ -51,14 +51,18 @@ class VisualWorker(Worker):
             room=room,
         )
 
-    async def see(self, edition: Edition, video: bytes, seconds: float | None) -> Seen:
-        """Features of the first `seconds`, or of all, of a video file's content. MediaError."""
+    async def see(self, edition: Edition, video: bytes, seconds: float | None) -> AsyncGenerator[Seen]:
+        """Features of the first `seconds`, or of all, of a video file's content, clip by clip. MediaError."""
         async with self._shelf.use(edition) as (recipe, reader):
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, _see, recipe, reader, video, seconds)
+            loop, clips = asyncio.get_running_loop(), _see(recipe, reader, video, seconds)
+            try:
+                while (seen := await loop.run_in_executor(self._thread, next, clips, None)) is not None:
+                    yield seen
+            finally:
+                self._thread.submit(clips.close)
 
 
-def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) -> Seen:
+def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) -> Generator[Seen]:
     handle, name = tempfile.mkstemp(prefix="v2meow-")
     path = Path(name)
     try:
@@ -66,7 +70,8 @@ def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) ->
             file.write(video)
         length = reader.probe(path).seconds
         length = length if seconds is None else min(length, seconds)
-        return Seen(read_features(recipe, reader, path, length), length)
+        for number, features in enumerate(features_by_clip(recipe, reader, path, length), 1):
+            yield Seen(features, length, last=number * recipe.data.clip_seconds >= length)
     finally:
         with suppress(FileNotFoundError):
             path.unlink()

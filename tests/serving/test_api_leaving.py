@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -135,9 +135,11 @@ class Slow(LocalParts):
         self.__dict__ = dict(parts.__dict__)
         self.see_s, self.sound_s = see, sound
 
-    async def see(self, edition: Edition, video: Path, seconds: float | None) -> Seen:
+    async def see(self, edition: Edition, video: Path, seconds: float | None) -> AsyncGenerator[Seen]:
         await asyncio.sleep(self.see_s)
-        return await super().see(edition, video, seconds)
+        async with aclosing(super().see(edition, video, seconds)) as looking:
+            async for seen in looking:
+                yield seen
 
     async def sound(self, edition: Edition, codes: torch.Tensor, first: int, end: int) -> torch.Tensor:
         await asyncio.sleep(self.sound_s)

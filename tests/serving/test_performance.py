@@ -15,7 +15,7 @@ from tiny_bundle import RATE
 
 from serving.editions import Edition
 from serving.local import LocalParts
-from serving.performance import Performance, Progress
+from serving.performance import Performance, Progress, Seen, whole
 from v2meow.config import StageName
 from v2meow.encoders.visual import WIDTH
 from v2meow.generate.files import faded
@@ -55,6 +55,52 @@ def test_it_is_the_music_of_the_cascade_to_the_bit(loop: Loop, cascade, edition,
     expected = faded(cascade.generate((brief.visual[0][None],), brief.joint[None], seconds, [3])[0], RATE)
     sound = _sound(loop.run(_play(brief, edition, loop.parts)))
     assert len(sound) == round(seconds * RATE) and torch.equal(sound, expected)
+
+
+def test_it_is_the_same_music_when_the_video_is_seen_bit_by_bit(loop: Loop, cascade, edition, long_clip):
+    """Windows wait for the pictures that they are made from, and begin before the last of them was seen."""
+    seconds = 9.0
+
+    async def play() -> tuple[torch.Tensor, torch.Tensor, bool]:
+        async with aclosing(loop.parts.see(edition, long_clip, seconds)) as looking:
+            first = await anext(looking)
+            assert not first.last
+            brief = Brief(visual=first.visual, joint=None, seconds=seconds, seed=4)
+            piece = Piece(brief, bundle_recipe(Path(edition.folder)), looking=not first.last)
+            performance = Performance(piece, edition, loop.parts, await loop.parts.context(edition))
+            items, early = [], False
+            async for item in performance:
+                items.append(item)
+                if not early:  # something was made of the first pictures alone
+                    early = True
+                    async for seen in looking:
+                        performance.see(seen)
+            return _sound(items), piece.brief.visual[0], early
+
+    sound, visual, early = loop.run(play())
+    whole_look = loop.run(_looked(loop.parts, edition, long_clip, seconds))
+    assert early and torch.equal(visual, whole_look.visual[0])
+    expected = cascade.generate((visual[None],), None, seconds, [4])[0]
+    assert torch.equal(sound, faded(expected, RATE))
+
+
+async def _looked(parts: LocalParts, edition: Edition, video: Path, seconds: float) -> Seen:
+    return await whole(parts.see(edition, video, seconds))
+
+
+def test_a_video_that_breaks_off_late_ends_its_piece(loop: Loop, edition):
+    """Its beginning is being scored already; windows that wait for the rest would wait for ever."""
+
+    async def play() -> None:
+        piece = Piece(_brief(20.0), bundle_recipe(Path(edition.folder)), looking=True)
+        performance = Performance(piece, edition, loop.parts, await loop.parts.context(edition))
+        performance.see(ConnectionError("the eyes are gone"))
+        async for _ in performance:
+            pass
+
+    with pytest.raises(ConnectionError, match="the eyes are gone"):
+        loop.run(play(), 10.0)
+    wait_for(loop.idle, 1.0)
 
 
 def test_pieces_at_once_are_those_that_are_played_alone(loop: Loop, cascade, edition):
@@ -156,7 +202,7 @@ def test_who_leaves_while_its_video_is_seen_does_not_disturb_the_next(loop: Loop
     """The process that decodes answers one question after the other: one in between gets the first's answer."""
 
     async def look(video: Path) -> torch.Tensor:
-        return (await loop.parts.see(edition, video, None)).visual[0]
+        return (await whole(loop.parts.see(edition, video, None))).visual[0]
 
     async def leave_and_look() -> torch.Tensor:
         leaving = asyncio.ensure_future(look(long_clip))

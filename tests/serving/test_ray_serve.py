@@ -54,7 +54,8 @@ def registry(tmp_path_factory) -> Registry:
         digest = bundle.assemble(parts | changed, folder)
         criteria = [{"metric": "loss", "value": 0.1}]
         verdict.write_text(json.dumps({"passed": True, "bundle": digest, "recipe": "nano", "criteria": criteria}))
-        models.register("v2meow", folder, verdict, data_version="d", git_revision="g", actor="ada")
+        version = models.register("v2meow", folder, verdict, data_version="d", git_revision="g", actor="ada")
+        models.attest("v2meow", version.name, "smoke", verdict, actor="ada")
     for stage in ("staging", "production"):
         models.promote("v2meow", "v1", stage, actor="ada")
     return models

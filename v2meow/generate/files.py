@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,13 @@ def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -
     Pictures are read, and forgotten, clip by clip, each with those beside it that its rows depend on: however long
     the video is, memory is not, and no joint shows.
     """
-    clips = math.ceil(seconds / recipe.data.clip_seconds)
-    return tuple(
-        torch.from_numpy(np.concatenate([_clip_features(recipe, visual, reader, video, i) for i in range(clips)]))
-        for visual in recipe.visual
-    )
+    return tuple(map(torch.cat, zip(*features_by_clip(recipe, reader, video, seconds), strict=True)))
+
+
+def features_by_clip(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> Iterator[tuple[Tensor, ...]]:
+    """The same, a clip of each extractor after the other: who waits for the first need not wait for all."""
+    for clip in range(math.ceil(seconds / recipe.data.clip_seconds)):
+        yield tuple(torch.from_numpy(_clip_features(recipe, visual, reader, video, clip)) for visual in recipe.visual)
 
 
 def _clip_features(recipe: Recipe, visual: VisualConfig, reader: Reader, video: Path, clip: int) -> np.ndarray:

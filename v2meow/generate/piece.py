@@ -9,7 +9,7 @@ Legend: K levels, T frames, V visual frames.
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,10 +37,13 @@ class Brief:
 
 
 class Piece:
-    """The state of one piece. `due` tells what to ask the stages for; `deliver` takes what they made."""
+    """The state of one piece. `due` tells what to ask the stages for; `deliver` takes what they made.
 
-    def __init__(self, brief: Brief, recipe: Recipe) -> None:
-        self.brief, self.recipe = brief, recipe
+    Of a piece that is `looking`, the brief has the first features only; windows wait until `see` has brought theirs.
+    """
+
+    def __init__(self, brief: Brief, recipe: Recipe, *, looking: bool = False) -> None:
+        self.brief, self.recipe, self._looking = brief, recipe, looking
         ids = math.ceil(brief.seconds * recipe.semantic_ids.rate)
         self.ratio = recipe.codec.rate // recipe.semantic_ids.rate
         kc, frames = recipe.stages.coarse_levels, ids * self.ratio
@@ -77,6 +80,11 @@ class Piece:
         step = rate // grid  # windows begin where an id begins
         return [Window(*(step * place for place in one)) for one in advance(total, window, kept)]
 
+    def see(self, visual: tuple[Tensor, ...], *, last: bool) -> None:
+        """Take the next features [V, width] of each extractor; after the `last` there are no more."""
+        seen = tuple(torch.cat(parts) for parts in zip(self.brief.visual, visual, strict=True))
+        self.brief, self._looking = replace(self.brief, visual=seen), not last
+
     def due(self) -> Iterator[tuple[StageName, Window, Request]]:
         """The windows whose conditions and context are there and that were not asked for yet."""
         for stage in STAGES:
@@ -102,7 +110,19 @@ class Piece:
             "coarse": self.ready["semantic"] * self.ratio >= window.end,
             "fine": self.ready["coarse"] >= window.end,
         }[stage]
-        return below and not behind
+        return below and not behind and not self._is_unseen(stage, window)
+
+    def _is_unseen(self, stage: StageName, window: Window) -> bool:
+        """Whether a window is made from pictures that are still to come."""
+        if not self._looking or stage == "fine" or (stage == "coarse" and not self.recipe.stages.coarse_sees_video):
+            return False
+        rates = (extractor.rate for extractor in self.recipe.visual)
+        seen = min(len(features) / rate for features, rate in zip(self.brief.visual, rates, strict=True))
+        return window.end / self._rate(stage) > seen
+
+    def _rate(self, stage: StageName) -> int:
+        """Frames of what a stage makes, a second."""
+        return self.recipe.semantic_ids.rate if stage == "semantic" else self.recipe.codec.rate
 
     def _request(self, stage: StageName, window: Window) -> Request:
         known = self.tracks[stage][:, window.start : window.end].clone()
@@ -112,7 +132,7 @@ class Piece:
         """What a window of a stage is made from, as one row."""
         if stage == "fine":
             return Conditions(prefix=self.tracks["coarse"][None, :, window.start : window.end])
-        rate = self.recipe.semantic_ids.rate if stage == "semantic" else self.recipe.codec.rate
+        rate = self._rate(stage)
         visual = self._visual(window.start / rate, window.end / rate)
         if stage == "semantic":
             return Conditions(visual=visual, joint=None if self.brief.joint is None else self.brief.joint[None])
