@@ -6,7 +6,7 @@
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 RUN := $(UV) run --frozen --extra pipeline
 # All that the tests try for real: published formats, Ray, buckets.
-RUN_ALL := $(RUN) --extra extractors --extra cluster --extra serve --extra s3 --extra watch
+RUN_ALL := $(RUN) --extra extractors --extra cluster --extra serve --extra s3 --extra watch --extra orchestrate --extra study
 
 help:
 	@echo "make demo    a model from nothing, in minutes: v2meow-demo/"

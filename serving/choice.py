@@ -25,7 +25,8 @@ def resolve(name: str, workspace: Path | None) -> Edition:
     label = standing(name, workspace)
     folder = release.find_model(label, workspace)
     model, _, version = label.partition("@")
-    known = release.registry(workspace).state(model).versions.get(version) if workspace and version else None
+    registered = bool(version) and release.has_registry(workspace)
+    known = release.registry(workspace).state(model).versions.get(version) if registered else None
     data = known.data_version if known else None
     return Edition(bundle.verify(folder), str(folder.resolve()), label, data)
 
@@ -33,7 +34,7 @@ def resolve(name: str, workspace: Path | None) -> Edition:
 def standing(name: str, workspace: Path | None) -> str:
     """The label of what a name stands for now, which is cheap to ask: MODEL@v3 for MODEL@STAGE, else the name."""
     model, _, wanted = name.partition("@")
-    if workspace is None or wanted not in DEPLOYMENT_STAGES:
+    if not release.has_registry(workspace) or wanted not in DEPLOYMENT_STAGES:
         return name
     version = release.registry(workspace).state(model).stages.get(wanted)
     return name if version is None else f"{model}@{version}"

@@ -54,6 +54,17 @@ def verify(folder: Path) -> str:
     return _bundle_hash(files)
 
 
+def listed(manifest: bytes) -> tuple[str, dict[str, str]]:
+    """The hash of the bundle that a manifest describes, and its files: SHA-256 by path. BundleError if it is none."""
+    try:
+        files = json.loads(manifest)["files"]
+        if manifest != _manifest(files).encode():
+            raise ValueError("not as `assemble` writes it")
+    except (ValueError, LookupError, TypeError) as error:
+        raise BundleError(f"this is not the manifest of a bundle: {error}") from error
+    return _bundle_hash(files), files
+
+
 def copy(folder: Path, out: Path, expected: str) -> None:
     """Copy the bundle `folder` to `out`, which appears only when the copy's own hash is `expected`."""
     with atomic_folder(out) as temporary:

@@ -1,26 +1,46 @@
-"""`v2meow models …`: what is registered, what holds which stage, and moving it.
+"""`v2meow models …`: what is registered, what holds which stage, where it came from, and moving it.
 
 The rules are the registry's. Nothing heavy is imported before a command runs.
 """
 
 import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from v2meow import cli_models_show as tables
 from v2meow import release
-from v2meow.release import MODEL_NAME
+from v2meow.release import MODEL_NAME, REGISTRY_VARIABLE
 
-app = typer.Typer(no_args_is_help=True, help="Register, promote and roll back models.")
+if TYPE_CHECKING:
+    from v2meow.registry import Registry
+
+app = typer.Typer(
+    no_args_is_help=True, help="Register, promote, roll back and retire models; see where they came from."
+)
 
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option("--workspace", metavar="DIR", help="The workspace; default: the nearest one upwards from here."),
 ]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="DIR|s3://BUCKET/PREFIX",
+        envvar=REGISTRY_VARIABLE,
+        help="The registry; default: the workspace's own.",
+    ),
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as v3.")]
 StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="staging or production.")]
+ActorOption = Annotated[str | None, typer.Option("--as", metavar="WHO", help="Who does it; default: you, by login.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="Idempotency key: the same request again changes nothing.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def chosen_workspace(folder: Path | None) -> Path:
@@ -34,17 +54,23 @@ def chosen_workspace(folder: Path | None) -> Path:
     return folder
 
 
+def chosen_registry(folder: Path | None, location: str | None) -> "Registry":
+    """The registry that was named, else that of the workspace."""
+    return release.registry(None, location) if location else release.registry(chosen_workspace(folder))
+
+
 @app.command("list")
-def list_models(folder: WorkspaceOption = None) -> None:
+def list_models(folder: WorkspaceOption = None, location: RegistryOption = None) -> None:
     """Every registered model: its versions, and which of them holds staging and production."""
     from rich.console import Console
     from rich.table import Table
 
-    registry = release.registry(chosen_workspace(folder))
+    registry = chosen_registry(folder, location)
     table = Table("model", "versions", "staging", "production")
     for name in registry.models():
         state = registry.state(name)
-        table.add_row(name, ", ".join(state.versions), *(state.stages.get(s, "") for s in ("staging", "production")))
+        versions = (f"{version} (retired)" if version in state.retired else version for version in state.versions)
+        table.add_row(name, ", ".join(versions), *(state.stages.get(s, "") for s in ("staging", "production")))
     if table.row_count:
         Console().print(table)
     else:
@@ -52,39 +78,161 @@ def list_models(folder: WorkspaceOption = None) -> None:
 
 
 @app.command()
-def show(name: NameArgument, folder: WorkspaceOption = None) -> None:
-    """A model's versions with where they came from, and everything that ever happened to it."""
-    from rich.console import Console
-    from rich.table import Table
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME[@STAGE|@VERSION]", help="A model, or one version of it.")],
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    verify: Annotated[bool, typer.Option(help="Compare the registered videos with what DVC has.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """A model's versions, or one version: its card, and where it came from, back to the videos."""
+    from v2meow import lineage, workspace
 
-    state = release.registry(chosen_workspace(folder)).state(name)
-    versions = Table("version", "bundle", "data", "git revision", "gate report", title="Versions")
-    for version in state.versions.values():
-        hashes = (version.bundle, version.data_version, version.git_revision, version.gate_report)
-        versions.add_row(version.name, *(digest[:12] for digest in hashes))
-    history = Table("", "time", "event", "version", "stage", "by", "because", title="History")
-    for event in state.history:
-        row = (event.time, event.kind, event.version.name, event.stage or "", event.actor, event.evidence)
-        history.add_row(str(event.number), *row)
-    Console().print(versions, history)
+    registry = chosen_registry(folder, location)
+    if "@" not in name:
+        tables.show_model(registry.state(name))
+        return
+    try:
+        place = chosen_workspace(folder)
+    except workspace.WorkspaceError:
+        if folder is not None:
+            raise
+        place = None  # the registry was named, and what it holds is told
+    found = lineage.trace(registry, registry.find(name), place, verify=verify)
+    if json:
+        _print_json(lineage.plain(found))
+    else:
+        tables.show_version(found)
 
 
 @app.command()
-def register(name: NameArgument = MODEL_NAME, folder: WorkspaceOption = None) -> None:
+def log(
+    name: NameArgument, folder: WorkspaceOption = None, location: RegistryOption = None, json: JsonOption = False
+) -> None:
+    """Everything that ever happened to a model."""
+    from rich.console import Console
+
+    from v2meow import lineage
+
+    history = chosen_registry(folder, location).state(name).history
+    if json:
+        _print_json([lineage.plain_event(event) for event in history])
+    else:
+        Console().print(tables.events_table(history))
+
+
+@app.command()
+def register(
+    name: NameArgument = MODEL_NAME,
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    key: KeyOption = None,
+) -> None:
     """Register the workspace's bundle under its passing verdict. Repeating it returns the same version."""
-    version = release.register(chosen_workspace(folder), name)
+    version = release.register(chosen_workspace(folder), name, location=location, idempotency_key=key)
     print(f"{name}@{version.name}")
 
 
 @app.command()
-def promote(name: NameArgument, version: VersionArgument, stage: StageArgument, folder: WorkspaceOption = None) -> None:
-    """Give a stage to a version: staging first, then production."""
-    release.registry(chosen_workspace(folder)).promote(name, version, stage, actor=getpass.getuser())
+def attest(
+    name: NameArgument,
+    version: VersionArgument,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="smoke, which production needs, canary, or another.")],
+    report: Annotated[
+        Path, typer.Argument(metavar="FILE", help='JSON: {"passed": true, "bundle": HASH, "numbers": {…}}.')
+    ],
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Record what a trial of a version's bundle found, passed or not."""
+    registry = chosen_registry(folder, location)
+    event = registry.attest(name, version, kind, report, actor=actor or getpass.getuser(), idempotency_key=key)
+    print(f"{name}@{version}: {event.evidence}")
+
+
+@app.command()
+def approve(
+    name: NameArgument,
+    version: VersionArgument,
+    stage: StageArgument,
+    text: Annotated[str, typer.Option("--text", "-m", metavar="WORDS", help="Why, in your words; they are kept.")],
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Say that a version may take a stage, where its recipe asks for a person."""
+    registry = chosen_registry(folder, location)
+    registry.approve(name, version, stage, actor=actor or getpass.getuser(), text=text, idempotency_key=key)
+    print(f"{name}@{version} is approved for {stage}")
+
+
+@app.command()
+def promote(
+    name: NameArgument,
+    version: VersionArgument,
+    stage: StageArgument,
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Give a stage to a version: staging first, then, after a smoke report that passed, production."""
+    registry = chosen_registry(folder, location)
+    registry.promote(name, version, stage, actor=actor or getpass.getuser(), idempotency_key=key)
     print(f"{name}@{stage} is {version}")
 
 
 @app.command()
-def rollback(name: NameArgument, stage: StageArgument, folder: WorkspaceOption = None) -> None:
+def rollback(
+    name: NameArgument,
+    stage: StageArgument,
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
     """Give a stage back to the version that held it before."""
-    version = release.registry(chosen_workspace(folder)).rollback(name, stage, actor=getpass.getuser())
+    registry = chosen_registry(folder, location)
+    version = registry.rollback(name, stage, actor=actor or getpass.getuser(), idempotency_key=key)
     print(f"{name}@{stage} is {version.name}")
+
+
+@app.command()
+def retire(
+    name: NameArgument,
+    version: VersionArgument,
+    reason: Annotated[str, typer.Option("--reason", "-m", metavar="WORDS", help="Why; it is kept.")],
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Close all stages to a version for good. It must hold none."""
+    registry = chosen_registry(folder, location)
+    registry.retire(name, version, actor=actor or getpass.getuser(), reason=reason, idempotency_key=key)
+    print(f"{name}@{version} is retired")
+
+
+@app.command()
+def project(
+    name: NameArgument = MODEL_NAME,
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REMOTE", help="Also bring the tags there, such as origin.")
+    ] = None,
+) -> None:
+    """Make the registry's log readable as GTO's tags in the workspace's git: gto show, dvc artifacts get."""
+    change, missing = release.project(chosen_workspace(folder), name, location=location, remote=push)
+    for reason in missing:
+        print(f"no tag for {reason}")
+    print(f"{change.made} tags made, {change.removed} removed, {change.kept} as they were")
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, sort_keys=True, default=str))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from v2meow import release
 from v2meow.cli_models import WorkspaceOption, chosen_workspace
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys; the file keeps only their hashes.")
@@ -35,7 +36,8 @@ def serve(
     from serving.run import run
     from serving.start import settings_for
 
-    place = chosen_workspace(folder) if folder or any("@" in name for name in model or []) else None
+    asks_workspace = any("@" in name for name in model or []) and not release.has_registry(None)
+    place = chosen_workspace(folder) if folder or asks_workspace else None
     run(settings_for(config, model, keys, place, open_to_all=host in _LOOPBACK), host, port)
 
 
