@@ -6,7 +6,15 @@ from math import factorial
 import numpy as np
 import pytest
 
-from v2meow.evaluate.agreement import correlation_scores, equal_scores, permutation_test, tempo_scores
+from v2meow.evaluate.agreement import (
+    Scores,
+    compare,
+    correlation_scores,
+    correlation_test,
+    equal_scores,
+    permutation_test,
+    tempo_scores,
+)
 
 
 def _exact_p(scores: np.ndarray) -> float:
@@ -82,3 +90,39 @@ def test_equal_scores_compare_music_by_row_with_video_by_column():
 )
 def test_a_tempo_counts_within_the_tolerance_and_at_half_and_double(heard, expected):
     assert tempo_scores(np.array([heard]), np.array([100.0]), tolerance=0.08).tolist() == [[expected]]
+
+
+def test_what_is_moved_in_time_is_a_control_of_its_own():
+    """Music may go with its own video whenever it is played: then only this control tells that nothing coincides."""
+    random = np.random.default_rng(3)
+    scores = random.normal(0, 0.1, size=(12, 12)) + np.eye(12)
+    alike = permutation_test(scores, 999, 0, shifted=np.diag(scores) + random.normal(0, 0.1, 12))
+    apart = permutation_test(scores, 999, 0, shifted=np.diag(scores) - 0.5)
+    assert alike.p_value == apart.p_value == 0.001
+    assert alike.shifted_p_value is not None and alike.shifted_p_value > 0.05
+    assert apart.shifted_p_value is not None and apart.shifted_p_value < 0.01
+    assert apart.shifted == pytest.approx(apart.right - 0.5)
+    assert permutation_test(scores, 9, 0).shifted is None
+
+
+def test_the_interval_of_a_correlation_is_that_of_fisher_and_stays_below_one():
+    """Closed form: tanh(atanh r ± 1.96 / √(N - 3)) for normal variables."""
+    random = np.random.default_rng(4)
+    heard = random.normal(size=300)
+    found = correlation_test(heard, heard + 0.5 * random.normal(size=300), 99, 0)
+    half = 1.96 / np.sqrt(297)
+    expected = np.tanh(np.arctanh(found.right) + np.array([-half, half]))
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.01)
+    assert found.right == pytest.approx(permutation_test(correlation_scores(heard, heard), 9, 0).right, abs=0.2)
+    assert correlation_test(heard[:5], heard[:5], 99, 0).high <= 1 + 1e-9
+
+
+def test_a_measure_that_does_not_find_real_music_says_that_it_cannot_be_trusted():
+    deaf = np.random.default_rng(5).normal(size=(10, 10))
+    found = compare(Scores(generated=np.eye(10), real=deaf), 999, 0)
+    assert (
+        found["p_value"] <= 0.01
+        and not found["trustworthy"]
+        and found["ceiling"] == pytest.approx(np.diag(deaf).mean())
+    )
+    assert compare(Scores(generated=deaf, real=np.eye(10)), 999, 0)["trustworthy"]

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torchaudio.functional import resample
 
+from v2meow.data import synthetic
 from v2meow.evaluate import listen
+from v2meow.evaluate.beats import f_measure
 
 RATE = 16_000
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
@@ -76,3 +79,26 @@ def test_timbre_features_do_not_know_the_level():
     """Else the timbre measure would pass on energy alone."""
     wave = _tensor(_sine(330.0, 2.0) + 0.3 * np.random.default_rng(0).standard_normal(2 * RATE))
     assert listen.timbre_features(wave, RATE) == pytest.approx(listen.timbre_features(wave / 4, RATE), abs=1e-3)
+
+
+def test_onsets_are_heard_where_notes_begin():
+    """Of the catalogue's own music, a note every half beat; closed form of where they stand."""
+    random = np.random.default_rng(5)
+    factors = [synthetic.draw_factors(random, index) for index in range(8)]
+    played = torch.from_numpy(np.stack([synthetic.play(each, random, 4.0) for each in factors]))
+    heard = listen.onset_times(resample(played, synthetic.SAMPLE_RATE, RATE), RATE)
+    notes = [np.arange(0, 4.0, 30 / each.tempo) for each in factors]
+    assert np.mean([f_measure(found, true, 0.05) for found, true in zip(heard, notes, strict=True)]) > 0.9
+
+
+def test_nothing_begins_in_silence_or_in_a_steady_tone():
+    steady = 0.3 * torch.sin(2 * np.pi * 440 * torch.arange(4 * RATE) / RATE)
+    silent, tone = listen.onset_times(torch.stack((torch.zeros(4 * RATE), steady)), RATE)
+    assert len(silent) == 0 and (len(tone) == 0 or tone.max() < 0.1)
+
+
+def test_the_curve_of_the_level_is_its_rms_at_each_moment():
+    loud = torch.cat((torch.full((1, RATE), 0.5), torch.zeros(1, RATE)), dim=1)
+    curve = listen.level_curve(loud, RATE)
+    assert curve.shape == (1, 2 * listen.ENVELOPE_RATE)
+    assert curve[0, : listen.ENVELOPE_RATE] == pytest.approx(0.5) and not curve[0, listen.ENVELOPE_RATE :].any()

@@ -55,6 +55,15 @@ def test_right_music_has_evidence_and_music_of_other_videos_has_none(listener, u
         assert wrong[name]["p_value"] > 0.01 and wrong[name]["right"] < wrong[name]["ceiling"], (name, wrong)
 
 
+def test_rows_have_intervals_and_scores_of_single_clips_average_to_them(listener, unseen):
+    music, factors = unseen
+    rows = planted.measure(listener, music, music, factors, permutations=99, seed=0)
+    single = planted.per_clip(listener, music, factors)
+    for name, row in rows.items():
+        assert row["low"] <= row["right"] <= row["high"] <= 1 + 1e-9 and row["shifted"] is None, (name, row)
+        assert np.mean(single[name]) == pytest.approx(row["right"], abs=1e-6)
+
+
 def test_a_listener_taught_shuffled_labels_hears_timbre_at_chance(taught, unseen):
     """Else the classifier's score would say nothing about timbre."""
     music, factors = taught

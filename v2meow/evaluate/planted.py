@@ -1,11 +1,12 @@
 """Planted-truth measures: does generated music have the tempo, mode, timbre and energy its video asks for?
 
 For catalogues whose attributes tell the truth, as the synthetic one's do. Each measure is compared
-with wrong videos, and with its ceiling: what it finds in the real soundtracks after the codec.
+with wrong videos, and with its ceiling: what it finds in the real soundtracks after the codec. What is
+planted does not change within a clip, so a video that is moved in time asks for the same (`shifted` is None).
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from v2meow.data.synthetic import TIMBRES, Factors, caption, read_factors
 from v2meow.evaluate import listen
-from v2meow.evaluate.agreement import correlation_scores, equal_scores, permutation_test, tempo_scores
+from v2meow.evaluate.agreement import (
+    Agreement,
+    correlation_scores,
+    correlation_test,
+    equal_scores,
+    permutation_test,
+    row,
+    tempo_scores,
+)
 
 TEMPO_TOLERANCE = 0.08  # share of the true tempo, octaves allowed
 
@@ -52,10 +61,22 @@ def measure(
     listener: Listener, generated: Tensor, real: Tensor, factors: list[Factors], *, permutations: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """For each factor the agreement of generated music [N, T] with its videos, and the real music's as `ceiling`."""
-    ceilings = listener.scores(real, factors)
-    return {
-        name: asdict(permutation_test(scores, permutations, seed)) | {"ceiling": float(np.diag(ceilings[name]).mean())}
-        for name, scores in listener.scores(generated, factors).items()
+    found, ceilings = (_agreements(listener, music, factors, permutations, seed) for music in (generated, real))
+    return {name: row(agreement, ceilings[name]) for name, agreement in found.items()}
+
+
+def per_clip(listener: Listener, waveforms: Tensor, factors: list[Factors]) -> dict[str, list[float]]:
+    """For each factor how well music i [N, T] goes with its own video; of energy the product of standard scores."""
+    return {name: np.diag(scores).tolist() for name, scores in listener.scores(waveforms, factors).items()}
+
+
+def _agreements(
+    listener: Listener, waveforms: Tensor, factors: list[Factors], permutations: int, seed: int
+) -> dict[str, Agreement]:
+    levels, energies = listen.level_dbfs(waveforms), np.array([factor.energy for factor in factors])
+    scores = listener.scores(waveforms, factors)
+    return {name: permutation_test(each, permutations, seed) for name, each in scores.items()} | {
+        "energy": correlation_test(levels, energies, permutations, seed)
     }
 
 
