@@ -19,12 +19,16 @@ class ModelError(ValueError):
     """A model folder that cannot be loaded; the message names the folder and the reason."""
 
 
-def save(folder: Path, module: nn.Module, config: dict[str, Any], metrics: dict[str, Any]) -> None:
+def save(
+    folder: Path, module: nn.Module, config: dict[str, Any], metrics: dict[str, Any], *, half: bool = False
+) -> None:
     """Write a model folder whole: it takes the place of an older one only when all of it is there.
 
-    Raises ModelError or OSError naming the file when the disk is full.
+    With `half` its weights are those that `halve` would leave. Raises ModelError or OSError naming the file when the
+    disk is full.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = {name: _half(tensor) if half else tensor for name, tensor in weights.items()}
     with atomic_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(serialised(weights))  # save_file hides a full disk in an error of its own
         write_json(temporary / METRICS, metrics)

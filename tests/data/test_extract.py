@@ -51,7 +51,7 @@ def examples(recipe, fitted):
     """The tables that `extract` wrote, as one."""
     workspace, _ = fitted
     figures = extract.run(recipe, workspace)
-    assert figures == {"examples": 12, "failed": 0, "shards": 2, "shards_kept": 0}
+    assert figures == {"examples": 12, "failed": 0, "taken": 0, "shards": 3, "shards_kept": 0}
     return _table(workspace)
 
 
@@ -117,7 +117,7 @@ def test_a_row_holds_what_its_own_clip_shows_and_sounds(recipe, fitted, examples
 def test_extracting_again_writes_the_same_bytes(recipe, fitted, examples):
     workspace, _ = fitted
     before = _contents(workspace)
-    assert sorted(before) == ["examples.json", "failed.csv", "part-00000.parquet", "part-00001.parquet"]
+    assert sorted(before) == ["examples.json", "failed.csv", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     extract.run(recipe, workspace)
     assert _contents(workspace) == before
     assert not (workspace / PARTIAL).exists()
@@ -130,7 +130,7 @@ def test_a_clip_whose_file_vanished_is_listed_and_the_rest_is_there(recipe, fitt
     video = workspace / RAW / "2.mp4"
     video.rename(workspace / "elsewhere")
     try:
-        assert extract.run(recipe, workspace) == {"examples": 8, "failed": 4, "shards": 2, "shards_kept": 0}
+        assert extract.run(recipe, workspace) == {"examples": 8, "failed": 4, "taken": 0, "shards": 3, "shards_kept": 0}
     finally:
         (workspace / "elsewhere").rename(video)
     failed = read_failed(workspace / FAILED)

@@ -13,8 +13,8 @@ def test_every_clip_is_in_one_batch_of_one_shard_in_the_order_of_the_table(make_
     clips = [clip for video in range(5) for clip in _clips(make_clip, video)]
     shards = make_shards(tiny.recipe(), clips)
     assert [shard.number for shard in shards] == [0, 1, 2, 3, 4]
-    assert [len(shard) for shard in shards] == [6, 6, 6, 6, 1]
-    assert [[len(batch) for batch in shard.batches] for shard in shards[:2]] == [[4, 2], [4, 2]]
+    assert [len(shard) for shard in shards] == [5, 5, 5, 5, 5]
+    assert [[len(batch) for batch in shard.batches] for shard in shards[:2]] == [[4, 1], [4, 1]]
     planned = [
         clip for shard in shards for batch in shard.batches for stretch in batch.stretches for clip in stretch.clips
     ]
@@ -25,9 +25,21 @@ def test_neighbours_of_a_video_are_read_in_one_go(make_clip):
     """Clips overlap by half: one by one, every picture would be decoded twice."""
     clips = [*_clips(make_clip, 1, count=2), *_clips(make_clip, 2, count=2)]
     (shard,) = make_shards(tiny.recipe(), clips)
-    (batch,) = shard.batches
-    spans = [(stretch.whole.path, stretch.whole.start, stretch.whole.seconds) for stretch in batch.stretches]
+    wholes = [stretch.whole for batch in shard.batches for stretch in batch.stretches]
+    spans = [(whole.path, whole.start, whole.seconds) for whole in wholes]
     assert spans == [("data/raw/001.mp4", 0.0, 3.0), ("data/raw/002.mp4", 0.0, 3.0)]
+
+
+def test_what_is_worked_on_together_does_not_depend_on_other_videos(make_clip):
+    """The last bits of a video's features would change with the catalogue, and none could be kept."""
+    three = [clip for video in (1, 2, 3) for clip in _clips(make_clip, video)]
+
+    def batches(clips) -> list[list[str]]:
+        shards = make_shards(tiny.recipe(), clips)
+        return [[clip.clip_id for clip in batch.clips] for shard in shards for batch in shard.batches]
+
+    without = batches(three[:5] + three[10:])
+    assert without == [batch for batch in batches(three) if batch in without]
 
 
 def test_a_gap_is_not_read(make_clip):

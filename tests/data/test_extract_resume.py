@@ -37,7 +37,7 @@ CHANGES = {"extract.batch": 2, "extract.shard_clips": 3, "data.holdout": 0.4}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A fitted workspace of 25 clips in 9 shards, and its examples extracted without interruption."""
+    """A fitted workspace of 25 clips in 10 shards, and its examples extracted without interruption."""
     place = tmp_path_factory.mktemp("whole")
     (place / "recipe.yaml").write_text(yaml.safe_dump(tiny.values(CHANGES)))
     recipe = load_recipe(place / "recipe.yaml")
@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
     for name in ("codec", "semantic", "joint"):
         fit.run(name, recipe, place)
     figures = extract.run(recipe, place)
-    assert figures["shards"] == 9 and figures["examples"] == len(read_clips(place))
+    assert figures["shards"] == 10 and figures["examples"] == len(read_clips(place))
     return place
 
 
@@ -82,7 +82,7 @@ def _kill_after(place: Path, shards: int) -> dict[str, int]:
 def test_a_killed_extraction_makes_no_finished_shard_again(whole, place):
     """At full scale an extraction takes days, and machines are taken away every night."""
     left = _kill_after(place, 3)
-    assert 3 <= len(left) < 9
+    assert 3 <= len(left) < 10
     figures = extract.run(load_recipe(place / "recipe.yaml"), place)
     assert figures["shards_kept"] == len(left)
     assert {name: (place / EXAMPLES / name).stat().st_mtime_ns for name in left} == left
@@ -113,7 +113,7 @@ def test_shards_of_another_recipe_are_not_gone_on_with(place):
     """Half of the ids would mean something else."""
     _interrupted(place)
     recipe = load_recipe(place / "recipe.yaml")
-    changed = replace(recipe, data=replace(recipe.data, min_loudness_db=-50.0))
+    changed = replace(recipe, data=replace(recipe.data, clip_seconds=1.0))
     assert extract.run(changed, place)["shards_kept"] == 0
     assert not (place / PARTIAL).exists()
 
@@ -146,11 +146,11 @@ def test_what_a_killed_process_was_writing_is_no_junk_in_the_examples(whole, pla
 
 def test_a_run_killed_before_its_last_rename_ends_at_once(whole, place):
     recipe = load_recipe(place / "recipe.yaml")
-    _interrupted(place, 8)
+    _interrupted(place, 9)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", _stop_at(place / EXAMPLES))
         extract.run(recipe, place)
-    assert extract.run(recipe, place)["shards_kept"] == 9
+    assert extract.run(recipe, place)["shards_kept"] == 10
     assert _contents(place) == _contents(whole)
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_stops_the_run_and_more_room_lets_it_go_on(whole, place, tmp
         (place / PARTIAL).symlink_to(disk)
         with pytest.raises(OSError, match=r"could not write .*part-\d+.parquet"):
             extract.run(load_recipe(place / "recipe.yaml"), place)
-        assert len(_finished_shards(place)) < 9
+        assert len(_finished_shards(place)) < 10
         (place / PARTIAL).unlink()
     extract.run(load_recipe(place / "recipe.yaml"), place)
     assert _contents(place) == _contents(whole)

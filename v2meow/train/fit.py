@@ -16,6 +16,7 @@ from v2meow.encoders.semantic import new_semantic
 from v2meow.progress import progress
 from v2meow.train.codec import fit_codec
 from v2meow.train.joint import retrieval, train_two_tower
+from v2meow.train.kept import ENCODERS, keep_encoder
 from v2meow.train.music import of_split, read_music, sample
 
 _MOST_PAIRS = 50_000  # that the small music-text model is trained on: descriptors of 200 MB where clips have 10 s
@@ -23,7 +24,13 @@ _HELD_OUT_PAIRS = 1000  # that a music-text model is measured on
 
 
 def run(name: str, recipe: Recipe, workspace: Path) -> dict[str, Any]:
-    """Fit extractor `name` on the training split and write models/encoders/NAME."""
+    """Fit extractor `name` on the training split and write models/encoders/NAME, in float16.
+
+    Or bring that of the model which encoders.json names, if it was made by the same recipe. It is the same file, byte
+    for byte, and nothing needs to be extracted anew.
+    """
+    if kept := keep_encoder(name, recipe, workspace):
+        return kept
     torch.manual_seed(recipe.seed)
     fit = {"codec": fit_codec, "semantic": _fit_semantic, "joint": _fit_joint}[name]
     torch.set_flush_denormal(True)  # silence in the catalogue makes k-means five times slower otherwise
@@ -31,7 +38,7 @@ def run(name: str, recipe: Recipe, workspace: Path) -> dict[str, Any]:
         module, config, metrics = fit(recipe, workspace)
     finally:
         torch.set_flush_denormal(False)
-    weights.save(workspace / "models" / "encoders" / name, module, config, metrics)
+    weights.save(workspace / ENCODERS / name, module, config, metrics, half=True)
     return {key: value for key, value in metrics.items() if key != "curve"}
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from v2meow.config import Recipe
-from v2meow.data.manifest import Clip, Split, read_clips
+from v2meow.data.manifest import Clip, Split
+from v2meow.data.quarantine import usable_clips
 from v2meow.data.reading import read_media
 from v2meow.progress import progress
 
@@ -15,8 +16,8 @@ _BATCH = 32  # clips
 
 
 def of_split(workspace: Path, split: Split) -> list[Clip]:
-    """The clips of a split, in the table's order."""
-    return [clip for clip in read_clips(workspace) if clip.split == split]
+    """The usable clips of a split, in the table's order."""
+    return [clip for clip in usable_clips(workspace) if clip.split == split]
 
 
 def sample(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:

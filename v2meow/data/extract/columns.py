@@ -45,12 +45,17 @@ def loaders(recipe: Recipe, workspace: Path) -> dict[str, Callable[[], Extract]]
 
 def rows(recipe: Recipe, media: BatchMedia, columns: dict[str, np.ndarray]) -> Rows:
     """The table of a batch from the columns [N, values] that the extractors made."""
-    arrays = {name: _text(media.clips, name) for name in ("clip_id", "video_id", "split", "caption")}
-    arrays["attributes"] = pa.array([json.dumps(clip.attributes, sort_keys=True) for clip in media.clips], pa.string())
-    fields = schema(recipe)
+    arrays, fields = of_the_table(media.clips), schema(recipe)
     for name, values in columns.items():
         arrays[name] = _lists(values, fields.field(name).type)
     return Rows(pa.table([arrays[name] for name in fields.names], fields), media.failed)
+
+
+def of_the_table(clips: list[Clip]) -> dict[str, pa.Array]:
+    """The columns that tell of clips what the clips table does."""
+    arrays = {name: _text(clips, name) for name in ("clip_id", "video_id", "split", "caption")}
+    attributes = [json.dumps(clip.attributes, sort_keys=True) for clip in clips]
+    return arrays | {"attributes": pa.array(attributes, pa.string())}
 
 
 def _text(clips: list[Clip], name: str) -> pa.Array:

@@ -16,15 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from v2meow.config import Recipe
+from v2meow.data import quarantine
 from v2meow.data.dataset import schema
 from v2meow.data.extract.columns import Rows
 from v2meow.data.manifest import CLIPS, EXAMPLES, FAILED, write_failed
 from v2meow.data.shards import shard_name, write_marker
 from v2meow.encoders.visual import fingerprints
 from v2meow.files import atomic_file, sha256
+from v2meow.weights import METRICS
 
-_FORMAT = 1  # raise it when the code makes other examples of the same inputs
+_FORMAT = 2  # raise it when the code makes other examples of the same inputs
 _SECTIONS = ("media", "data", "visual", "semantic_ids", "codec", "joint")
+_CATALOGUE = (
+    "source",
+    "licences",
+    "holdout",
+    "min_loudness_db",
+)  # of `data`: which videos there are, not what is in them
 _FAILED_KEY = b"failed"  # of a shard's own metadata: JSON, reasons by clip id
 
 
@@ -36,7 +44,7 @@ class Partial:
         self._schema = schema(recipe)
         self._root = self.target.with_name(f".{self.target.name}.partial")
         self._visual = fingerprints(recipe.visual)
-        self._fingerprint = fingerprint(recipe, workspace)
+        self._fingerprint, self._of_a_video = fingerprint(recipe, workspace), of_a_video(recipe, workspace)
         self._folder = self._root / self._fingerprint
         self._discard_others()
 
@@ -58,7 +66,8 @@ class Partial:
             metadata = pq.ParquetFile(self._path(number)).schema_arrow.metadata
             failed |= json.loads(metadata[_FAILED_KEY])
         write_failed(self._folder / FAILED.name, failed)
-        marker = write_marker(self._folder, failed=len(failed), fingerprint=self._fingerprint, visual=self._visual)
+        facts = {"fingerprint": self._fingerprint, "of_a_video": self._of_a_video, "visual": self._visual}
+        marker = write_marker(self._folder, failed=len(failed), **facts)
         shutil.rmtree(self.target, ignore_errors=True)
         self._folder.replace(self.target)
         self._root.rmdir()
@@ -78,14 +87,23 @@ class Partial:
 
 def fingerprint(recipe: Recipe, workspace: Path) -> str:
     """SHA-256 of all that the examples depend on: the code's format, recipe, clips, encoders and pretrained weights."""
+    held = sorted({row.clip_id for row in quarantine.read(workspace)})
+    content = [of_a_video(recipe, workspace), recipe.extract.shard_clips, sha256(workspace / CLIPS), held]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def of_a_video(recipe: Recipe, workspace: Path) -> str:
+    """SHA-256 of all that the features and ids of one video depend on, besides the video."""
     values = asdict(recipe)
     encoders = workspace / "models" / "encoders"
-    files = [workspace / CLIPS, *sorted(path for path in encoders.rglob("*") if path.is_file())]
+    files = sorted(path for path in encoders.rglob("*") if path.is_file() and path.name != METRICS)
     content = {
         "format": _FORMAT,
         "recipe": {name: values[name] for name in _SECTIONS},
-        "sizes": [recipe.extract.batch, recipe.extract.shard_clips],
+        "batch": recipe.extract.batch,
         "visual": fingerprints(recipe.visual),
         "files": {path.relative_to(workspace).as_posix(): sha256(path) for path in files},
     }
+    for name in _CATALOGUE:
+        content["recipe"]["data"].pop(name)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

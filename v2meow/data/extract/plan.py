@@ -1,11 +1,13 @@
 """Which clips are worked on together: a pure function of the clips table and the recipe.
 
 Shards are files, batches go through the extractors at once, stretches are read in one go. What is worked on
-together decides the last bits of the features, so it must not depend on machines or on what was done before.
+together decides the last bits of the features, so it must not depend on machines or on what was done before, nor on
+which other videos there are: a batch holds clips of one video.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from v2meow.config import Recipe
 from v2meow.data.manifest import Clip
@@ -29,7 +31,12 @@ class Batch:
     stretches: tuple[Stretch, ...]
 
     def __len__(self) -> int:
-        return sum(len(stretch.clips) for stretch in self.stretches)
+        return len(self.clips)
+
+    @property
+    def clips(self) -> list[Clip]:
+        """Those of all stretches, in their order."""
+        return [clip for stretch in self.stretches for clip in stretch.clips]
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,19 @@ class Shard:
 
 
 def make_shards(recipe: Recipe, clips: Sequence[Clip]) -> list[Shard]:
-    """All clips, in their order, in shards of `extract.shard_clips` and batches of `extract.batch`."""
-    sizes, joined = recipe.extract, _cut_where_samples_are(recipe)
-    return [
-        Shard(number, tuple(Batch(_stretches(batch, joined)) for batch in _chunks(part, sizes.batch)))
-        for number, part in enumerate(_chunks(clips, sizes.shard_clips))
+    """All clips, in their order, in batches of up to `extract.batch`, in shards of up to `extract.shard_clips`."""
+    joined = _cut_where_samples_are(recipe)
+    batches = [
+        Batch(_stretches(part, joined))
+        for _, video in groupby(clips, key=lambda clip: clip.path)
+        for part in _chunks(list(video), recipe.extract.batch)
     ]
+    shards: list[list[Batch]] = []
+    for batch in batches:
+        if not shards or sum(map(len, shards[-1])) + len(batch) > recipe.extract.shard_clips:
+            shards.append([])
+        shards[-1].append(batch)
+    return [Shard(number, tuple(part)) for number, part in enumerate(shards)]
 
 
 def _chunks(clips: Sequence[Clip], size: int) -> list[Sequence[Clip]]:
