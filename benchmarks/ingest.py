@@ -2,6 +2,7 @@
 
 import argparse
 import resource
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from PIL import Image
 from benchmarks import measure
 from v2meow.config import LappedCodecConfig, Recipe, TwoTowerConfig, load_recipe, recipe_path
 from v2meow.data import clips, extract, synthetic
+from v2meow.data.examined import cache_folder
 from v2meow.data.extract.columns import loaders
 from v2meow.data.extract.local import one_thread
 from v2meow.data.extract.media import BatchMedia, read_batch
@@ -38,6 +40,7 @@ Seconds of video that are read or encoded in a second of one core's time, ours a
     one scan      decode every frame, but scale only those that are asked for
   encode    all extractors of the nano recipe, of media that were read before
     one by one    a frame, and a clip's sound, at a time instead of a batch
+  ingest    the whole step: decoding, cutting, measuring, looking for copies; `again` when nothing changed; no peers
   extract   the whole step, reading and encoding; has no peer
 
   ours_x_core, peer_x_core  seconds of video over seconds of processor time, child processes included
@@ -130,6 +133,10 @@ def compare(found: Catalogue, rounds: int) -> Iterator[dict[str, Any]]:
         yield from _contest(case, found.seconds, contestants, rounds)
     with one_thread():
         yield from _contest("encode", found.seconds, _encoders(found), rounds)
+    first: dict[str, Callable[[], object]] = {"ours": lambda: first_ingest(found)}
+    yield from _contest("ingest", found.seconds, first, rounds)
+    again: dict[str, Callable[[], object]] = {"ours": lambda: clips.run(found.recipe, found.workspace)}
+    yield from _contest("ingest again", found.seconds, again, rounds)
     step: dict[str, Callable[[], object]] = {"ours": lambda: extract.run(found.recipe, found.workspace)}
     yield from _contest("extract", found.seconds, step, rounds)
 
@@ -161,6 +168,12 @@ def _contest(
 
 
 # ---- pictures
+
+
+def first_ingest(found: Catalogue) -> object:
+    """As if no video had been seen before."""
+    shutil.rmtree(cache_folder(found.workspace))
+    return clips.run(found.recipe, found.workspace)
 
 
 def our_pictures(found: Catalogue, rate: float, size: int) -> list[np.ndarray]:

@@ -19,9 +19,10 @@ WORKDIR /app
 COPY pyproject.toml uv.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --frozen --no-dev --no-install-project --extra serve --extra extractors --extra s3
-COPY README.md LICENSE dvc.yaml ./
+COPY README.md LICENSE dvc.yaml prefect.yaml ./
 COPY v2meow v2meow
 COPY serving serving
+COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --frozen --no-dev --no-editable --extra serve --extra extractors --extra s3
 

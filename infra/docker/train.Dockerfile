@@ -20,9 +20,10 @@ COPY pyproject.toml uv.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --frozen --no-dev --no-install-project --extra pipeline --extra extractors --extra cluster --extra serve \
     --extra orchestrate --extra s3
-COPY README.md LICENSE dvc.yaml ./
+COPY README.md LICENSE dvc.yaml prefect.yaml ./
 COPY v2meow v2meow
 COPY serving serving
+COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --frozen --no-dev --no-editable --extra pipeline --extra extractors --extra cluster --extra serve \
     --extra orchestrate --extra s3

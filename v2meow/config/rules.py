@@ -23,11 +23,13 @@ def inconsistencies(recipe: Recipe) -> list[tuple[str, str]]:
         return broken
     rules = (
         *_data_rules(recipe),
+        *_check_rules(recipe),
         *_encoder_rules(recipe),
         *_extract_rules(recipe),
         *_stage_rules(recipe),
         *_worker_rules(recipe),
         *_gate_rules(recipe),
+        *_orchestration_rules(recipe),
     )
     return [(key, message) for holds, key, message in rules if not holds]
 
@@ -47,6 +49,16 @@ def _data_rules(recipe: Recipe) -> Iterator[Rule]:
     yield whole, "data.clip_seconds", f"must be a whole number of semantic ids, of 1/{rate} s each"
     yield 0 < data.hop_seconds <= data.clip_seconds, "data.hop_seconds", "must be above 0 and at most clip_seconds"
     yield 0 < data.holdout < 1, "data.holdout", "must lie between 0 and 1"
+    yield 0 <= data.scene_threshold <= 255, "data.scene_threshold", "must lie between 0 and 255"
+    spelt = "://" not in data.source or data.source.startswith("s3://")
+    yield spelt, "data.source", "must be a folder or s3://bucket/prefix"
+
+
+def _check_rules(recipe: Recipe) -> Iterator[Rule]:
+    checks = recipe.checks
+    for key, value in vars(checks).items():
+        share = key not in ("min_clips", "min_holdout_videos", "min_clip_lufs")
+        yield not share or 0 <= value <= 1, f"checks.{key}", "must lie between 0 and 1"
 
 
 def _encoder_rules(recipe: Recipe) -> Iterator[Rule]:
@@ -182,5 +194,26 @@ def _layout_rules(recipe: Recipe, name: StageName) -> Iterator[Rule]:
 
 def _gate_rules(recipe: Recipe) -> Iterator[Rule]:
     for i, criterion in enumerate(recipe.gate):
-        one = (criterion.at_least is None) != (criterion.at_most is None)
-        yield one, f"gate[{i}]", "give exactly one of at_least and at_most"
+        key, beside = f"gate[{i}]", criterion.not_worse_than_production
+        asked = [criterion.at_least is not None, criterion.at_most is not None, beside]
+        yield sum(asked) == 1, key, "give exactly one of at_least, at_most and not_worse_than_production"
+        yield criterion.tolerance >= 0, f"{key}.tolerance", "must be at least 0"
+        needed = beside or criterion.tolerance == 0
+        yield needed, f"{key}.tolerance", "is for not_worse_than_production; a limit has its own"
+        yield criterion.min_samples >= 0, f"{key}.min_samples", "must be at least 0"
+
+
+def _orchestration_rules(recipe: Recipe) -> Iterator[Rule]:
+    retrain, promotion = recipe.retrain, recipe.promotion
+    yield retrain.cron == "" or len(retrain.cron.split()) == 5, "retrain.cron", "has five fields, such as 0 3 * * *"
+    for name in ("poll_minutes", "min_new_hours", "max_cpu_hours", "max_gpu_hours"):
+        yield getattr(retrain, name) >= 0, f"retrain.{name}", "must be at least 0"
+    yield retrain.side_by_side > 0, "retrain.side_by_side", "must be at least 1"
+    web = promotion.endpoint == "" or promotion.endpoint.startswith(("http://", "https://"))
+    yield web, "promotion.endpoint", "must be an address of a service, http:// or https://"
+    for name in ("seconds", "probes", "max_slowdown", "approval_hours"):
+        yield getattr(promotion, name) > 0, f"promotion.{name}", "must be positive"
+    for name in ("watches", "watch_minutes"):
+        yield getattr(promotion, name) >= 0, f"promotion.{name}", "must be at least 0"
+    for name in ("max_error_share", "max_clipped_share"):
+        yield 0 <= getattr(promotion, name) <= 1, f"promotion.{name}", "is a share of 1"

@@ -1,21 +1,22 @@
 """Ingest: the videos of data/raw become the table of clips and the list of rejected files.
 
-One bad file never stops the run: it is rejected with a reason. Knows what makes a video usable for
-training; containers are the business of `v2meow.media`, and demands on the whole catalogue of `checks`.
+One bad file never stops the run: it is rejected with a reason. What was found out about a content before is not found
+out again. Knows how what is known of each video comes together; what that is, is the business of `examine`, `sidecar`,
+`groups` and `ledger`, and demands on the whole catalogue are that of `checks`.
 """
 
-import json
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from v2meow.config import Recipe
+from v2meow.data import groups, ledger
+from v2meow.data.examine import Examined, UnusableError, examine
+from v2meow.data.examined import Examinations, Hashes
 from v2meow.data.manifest import (
-    CLIP_SLACK_S,
     CLIPS,
+    GROUPS,
     RAW,
     REJECTED,
     Clip,
@@ -27,28 +28,20 @@ from v2meow.data.manifest import (
     write_rejected,
 )
 from v2meow.data.reading import map_readers
-from v2meow.files import sha256
-from v2meow.media import MediaError, Probe, Reader
+from v2meow.data.sidecar import TABLE, Sidecar, Sidecars, allowed, is_utf8
+from v2meow.data.similar import connected, near_copies
+from v2meow.media import MediaError, Reader
 from v2meow.progress import progress
-
-_BLOCK_CLIPS = 32  # read at once when measuring loudness: bounds memory for videos of hours
-_SILENCE_DB = -91.0  # floor of loudness: what FFmpeg's volumedetect calls digital silence
-
-
-class _UnusableError(Exception):
-    """Why one file is rejected; its text is for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Video:
-    """A usable video: what its clips have in common, and the loudness (dBFS) of the clip at each start."""
+    """A usable video: its content, what that holds, and what people wrote about it."""
 
     path: str
     sha256: str
-    probe: Probe
-    caption: str
-    attributes: dict[str, Any]
-    loudness_db: dict[float, float]
+    examined: Examined
+    sidecar: Sidecar
 
     @property
     def video_id(self) -> str:
@@ -56,7 +49,7 @@ class _Video:
 
 
 def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
-    """Write data/clips/clips.parquet and data/rejected.csv from the files of data/raw.
+    """Write data/clips/clips.parquet, data/groups.parquet and data/rejected.csv from the files of data/raw.
 
     Raises DataError when no video is usable, or only one; rejected.csv is written first.
     """
@@ -66,33 +59,42 @@ def run(recipe: Recipe, workspace: Path) -> dict[str, Any]:
         raise DataError(f"no files in {workspace / RAW}: put videos there first")
     if not videos:
         raise DataError(f"no usable video in {workspace / RAW}: {len(rejected)} files rejected, see {REJECTED}")
-    splits = assign_splits((video.video_id for video in videos), recipe.data.holdout)
+    known = groups.read(workspace / GROUPS)
+    grouping = groups.assign(known, _together(videos))
+    group_of = {video.video_id: grouping.group_of[video.video_id] for video in videos}
+    splits = assign_splits(group_of.values(), recipe.data.holdout)
+    groups.write(workspace / GROUPS, grouping.group_of)
+    sources = ledger.sources(workspace)
     clips = [
-        _clip(recipe, video, index, start, splits[video.video_id])
+        clip
         for video in videos
-        for index, start in enumerate(video.loudness_db)
+        for clip in _clips(recipe, video, group_of[video.video_id], splits, sources.get(video.sha256, ""))
     ]
     write_clips(workspace / CLIPS, clips)
     return {
         "videos": len(videos),
         "clips": len(clips),
-        "seconds": round(sum(video.probe.seconds for video in videos), 3),
+        "seconds": round(sum(video.examined.probe.seconds for video in videos), 3),
         "rejected": len(rejected),
+        "groups": len(set(group_of.values())),
+        "groups_merged": len(grouping.merged),
     }
 
 
 def _read_all(recipe: Recipe, workspace: Path) -> list[_Video | RejectedFile]:
     """What became of each file, in the order of their paths however the threads were scheduled."""
     files, results, rejected = _candidates(workspace / RAW), [], 0
-
-    def read(reader: Reader, file: Path) -> _Video | RejectedFile:
-        return _read(recipe, workspace, file, reader)
-
-    with progress("ingest", len(files)) as bar:
-        for result in map_readers(recipe.media, read, files):
-            results.append(result)
-            rejected += isinstance(result, RejectedFile)
-            bar.advance(note=f"{rejected} rejected")
+    desk = _Desk(recipe, workspace)
+    try:
+        with progress("ingest", len(files)) as bar:
+            for result in map_readers(recipe.media, desk.read, files):
+                results.append(result)
+                rejected += isinstance(result, RejectedFile)
+                bar.advance(note=f"{rejected} rejected")
+    finally:
+        desk.hashes.save()
+    for file in desk.sidecars.without_video(files):
+        results.append(RejectedFile(file.relative_to(workspace).as_posix(), f"{TABLE} names it, but it is not here"))
     return results
 
 
@@ -103,99 +105,57 @@ def _candidates(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if (path.is_file() or (path.is_symlink() and not path.exists()))
         and path.suffix != ".json"
+        and path.name != TABLE
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
-def _read(recipe: Recipe, workspace: Path, file: Path, reader: Reader) -> _Video | RejectedFile:
-    path = file.relative_to(workspace).as_posix()
-    try:
-        return _examine(recipe, path, file, reader)
-    except (MediaError, _UnusableError) as error:
-        return RejectedFile(path, str(error).removeprefix(f"{file}: "))
+class _Desk:
+    """What a file is judged by, shared by the threads that read files."""
 
+    def __init__(self, recipe: Recipe, workspace: Path) -> None:
+        self.hashes, self.sidecars = Hashes(workspace), Sidecars(workspace / RAW)
+        self._recipe, self._workspace = recipe, workspace
+        self._before = Examinations(recipe, workspace)
+        self._forgotten = ledger.forgotten(workspace)
 
-def _examine(recipe: Recipe, path: str, file: Path, reader: Reader) -> _Video:
-    """Everything the table says of one video. Raises _UnusableError or MediaError with the reason."""
-    if not _is_utf8(path):
-        raise _UnusableError("the file name is not UTF-8")
-    try:
-        caption, attributes = _read_sidecar(file.with_suffix(".json"))
-        digest = sha256(file)
-    except OSError as error:
-        raise _UnusableError(f"cannot be read: {error.strerror}") from error
-    probe = reader.probe(file)
-    loudness_db = _loudness_of_clips(recipe, file, reader, _starts(recipe, probe))
-    return _Video(
-        path=path, sha256=digest, probe=probe, caption=caption, attributes=attributes, loudness_db=loudness_db
-    )
+    def read(self, reader: Reader, file: Path) -> _Video | RejectedFile:
+        path = file.relative_to(self._workspace).as_posix()
+        try:
+            return self._video(reader, file, path)
+        except (MediaError, UnusableError) as error:
+            return RejectedFile(path, str(error).removeprefix(f"{file}: "))
 
+    def _video(self, reader: Reader, file: Path, path: str) -> _Video:
+        """Everything the table says of one video. Raises UnusableError or MediaError with the reason."""
+        if not is_utf8(path):
+            raise UnusableError("the file name is not UTF-8")
+        sidecar = self.sidecars.of(file)
+        licences = self._recipe.data.licences
+        if not allowed(sidecar.licence, licences):
+            what = f"the licence {sidecar.licence!r} is" if sidecar.licence else "no licence is named, which is"
+            raise UnusableError(f"{what} none of data.licences: {', '.join(licences)}")
+        try:
+            digest = self.hashes(file)
+        except OSError as error:
+            raise UnusableError(f"cannot be read: {error.strerror}") from error
+        if digest in self._forgotten:
+            raise UnusableError("this content was forgotten on request, for good")
+        return _Video(path=path, sha256=digest, examined=self._examined(reader, file, digest), sidecar=sidecar)
 
-def _read_sidecar(path: Path) -> tuple[str, dict[str, Any]]:
-    """Caption and attributes beside a video; empty ones when there is no sidecar."""
-    if not path.exists():
-        return "", {}
-    try:
-        sidecar = json.loads(path.read_bytes())
-        text = json.dumps(sidecar, ensure_ascii=False, allow_nan=False)  # NaN is not JSON, though json.loads takes it
-    except (ValueError, RecursionError) as error:
-        raise _UnusableError(f"sidecar {path.name} is not valid JSON: {error}") from error
-    if not _is_utf8(text):  # half of a surrogate pair, which JSON can spell and no table can hold
-        raise _UnusableError(f"sidecar {path.name} is not Unicode text")
-    if not isinstance(sidecar, dict) or not sidecar.keys() <= {"caption", "attributes"}:
-        raise _UnusableError(f"sidecar {path.name} must be a mapping with no keys but caption and attributes")
-    caption, attributes = sidecar.get("caption", ""), sidecar.get("attributes", {})
-    if not isinstance(caption, str) or not isinstance(attributes, dict):
-        raise _UnusableError(f"sidecar {path.name}: caption must be text and attributes a mapping")
-    return caption, attributes
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _starts(recipe: Recipe, probe: Probe) -> list[float]:
-    """Where clips start, in seconds, inside the common part of picture and sound."""
-    length, hop = recipe.data.clip_seconds, recipe.data.hop_seconds
-    if probe.audio is None:
-        raise _UnusableError("no soundtrack: a training catalogue needs music")
-    for what, seconds in (("video", probe.seconds), ("soundtrack", probe.audio.seconds)):
-        if seconds + CLIP_SLACK_S < length:
-            raise _UnusableError(f"{what} of {seconds:.2f} s is shorter than a clip of {length:g} s")
-    common = min(probe.seconds, probe.audio.seconds) + CLIP_SLACK_S
-    return [index * hop for index in range(math.floor((common - length) / hop) + 1)]
-
-
-def _loudness_of_clips(recipe: Recipe, file: Path, reader: Reader, starts: list[float]) -> dict[float, float]:
-    """dBFS RMS of the mono downmix of the clip at each start; a video that is silent as a whole is unusable."""
-    powers = {}
-    for first in range(0, len(starts), _BLOCK_CLIPS):
-        powers |= _powers(recipe, file, reader, starts[first : first + _BLOCK_CLIPS])
-    overall = _decibels(float(np.mean(list(powers.values()))))
-    if not math.isfinite(overall):
-        raise _UnusableError("soundtrack holds samples that are not numbers")
-    if overall < recipe.data.min_loudness_db:
-        raise _UnusableError(f"soundtrack is silent when mixed to mono ({overall:.1f} dBFS)")
-    return {start: _decibels(power) for start, power in powers.items()}
-
-
-def _powers(recipe: Recipe, file: Path, reader: Reader, starts: list[float]) -> dict[float, float]:
-    """Mean square of the clip at each start, from one reading of the soundtrack from the first to the last."""
-    rate, length = recipe.codec.sample_rate, recipe.data.clip_seconds
-    waveform = reader.waveform(file, rate, starts[0], starts[-1] - starts[0] + length)
-    powers = {}
-    for start in starts:
-        first = round((start - starts[0]) * rate)
-        powers[start] = float(np.mean(np.square(waveform[first : first + round(length * rate)], dtype=np.float64)))
-    return powers
-
-
-def _decibels(power: float) -> float:
-    return _SILENCE_DB if power == 0 else max(10 * math.log10(power), _SILENCE_DB)
+    def _examined(self, reader: Reader, file: Path, digest: str) -> Examined:
+        before = self._before.get(digest)
+        if isinstance(before, UnusableError):
+            raise before
+        if before is not None:
+            return before
+        try:
+            result = examine(self._recipe, file, reader)
+        except UnusableError as error:
+            self._before.put(digest, error)
+            raise
+        self._before.put(digest, result)
+        return result
 
 
 def _keep_first_of_twins(results: list[_Video | RejectedFile]) -> tuple[list[_Video], list[RejectedFile]]:
@@ -212,24 +172,45 @@ def _keep_first_of_twins(results: list[_Video | RejectedFile]) -> tuple[list[_Vi
     return list(videos.values()), rejected
 
 
-def _clip(recipe: Recipe, video: _Video, index: int, start: float, split: Split) -> Clip:
-    audio = video.probe.audio
-    assert audio is not None, video.path
-    return Clip(
-        clip_id=f"{video.video_id}-{index:04d}",
-        video_id=video.video_id,
-        path=video.path,
-        sha256=video.sha256,
-        start=start,
-        seconds=recipe.data.clip_seconds,
-        video_seconds=video.probe.seconds,
-        fps=video.probe.fps,
-        width=video.probe.width,
-        height=video.probe.height,
-        sample_rate=audio.sample_rate,
-        channels=audio.channels,
-        loudness_db=video.loudness_db[start],
-        split=split,
-        caption=video.caption,
-        attributes=video.attributes,
-    )
+def _together(videos: Sequence[_Video]) -> list[list[str]]:
+    """Ids of videos that belong together: near-copies, and those that name the same group."""
+
+    def pairs() -> Iterator[tuple[int, int]]:
+        yield from near_copies([video.examined.fingerprint for video in videos])
+        first: dict[str, int] = {}
+        for index, video in enumerate(videos):
+            if video.sidecar.group:
+                yield first.setdefault(video.sidecar.group, index), index
+
+    return groups.members(connected(len(videos), pairs()), [video.video_id for video in videos])
+
+
+def _clips(recipe: Recipe, video: _Video, group: str, splits: dict[str, Split], source: str) -> Iterator[Clip]:
+    probe, sidecar = video.examined.probe, video.sidecar
+    assert probe.audio is not None, video.path
+    for index, (start, sound) in enumerate(video.examined.clips.items()):
+        yield Clip(
+            clip_id=f"{video.video_id}-{index:04d}",
+            video_id=video.video_id,
+            path=video.path,
+            sha256=video.sha256,
+            start=start,
+            seconds=recipe.data.clip_seconds,
+            video_seconds=probe.seconds,
+            fps=probe.fps,
+            width=probe.width,
+            height=probe.height,
+            sample_rate=probe.audio.sample_rate,
+            channels=probe.audio.channels,
+            split=splits[group],
+            caption=sidecar.caption,
+            attributes=sidecar.attributes,
+            group=group,
+            source=source,
+            title=sidecar.title,
+            genre=sidecar.genre,
+            licence=sidecar.licence,
+            consent=sidecar.consent,
+            variable_fps=probe.variable_fps,
+            **asdict(sound),
+        )

@@ -19,6 +19,9 @@ from v2meow.files import atomic_file
 RAW = Path("data/raw")
 CLIPS = Path("data/clips/clips.parquet")
 REJECTED = Path("data/rejected.csv")
+GROUPS = Path("data/groups.parquet")
+LEDGER = Path("data/ledger.parquet")
+FORGOTTEN = RAW / ".forgotten"
 EXAMPLES = Path("data/examples")
 FAILED = EXAMPLES / "failed.csv"
 
@@ -44,6 +47,18 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("caption", pa.string()),
         ("attributes", pa.string()),
+        ("group", pa.string()),
+        ("source", pa.string()),
+        ("title", pa.string()),
+        ("genre", pa.string()),
+        ("licence", pa.string()),
+        ("consent", pa.string()),
+        ("lufs", pa.float64()),
+        ("silent_share", pa.float64()),
+        ("clipped_share", pa.float64()),
+        ("music_score", pa.float64()),
+        ("tempo", pa.float64()),
+        ("variable_fps", pa.bool_()),
     ]
 )
 
@@ -54,7 +69,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One row of the clips table. `path` is relative to the workspace; times are seconds, loudness is dBFS."""
+    """One row of the clips table. `path` is relative to the workspace; times are seconds, loudness is dBFS.
+
+    Videos that hold the same music or pictures share a `group`, the id of one of them, and with it a split. `source`
+    is where the file came from, empty where nobody recorded it; title, genre, licence and consent are the sidecar's
+    words. What the music sounds like is measured on the clip, see `data.measure`: `tempo` is beats a minute, 0 where
+    there is none.
+    """
 
     clip_id: str
     video_id: str
@@ -72,6 +93,18 @@ class Clip:
     split: Split
     caption: str
     attributes: dict[str, Any]
+    group: str = ""
+    source: str = ""
+    title: str = ""
+    genre: str = ""
+    licence: str = ""
+    consent: str = ""
+    lufs: float = 0.0
+    silent_share: float = 0.0
+    clipped_share: float = 0.0
+    music_score: float = 0.0
+    tempo: float = 0.0
+    variable_fps: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,25 +115,26 @@ class RejectedFile:
     reason: str
 
 
-def split_of(video_id: str, holdout: float) -> Split:
-    """The split of a video, from its content alone: a catalogue that grows never moves a video.
+def split_of(group: str, holdout: float) -> Split:
+    """The split of a group of videos, from its id alone: a catalogue that grows never moves a video.
 
-    `video_id` is hexadecimal; read as a fraction of its range it is held out when below `holdout`.
+    `group` is hexadecimal; read as a fraction of its range it is held out when below `holdout`.
     """
-    return "holdout" if _fraction(video_id) < holdout else "train"
+    return "holdout" if fraction(group) < holdout else "train"
 
 
-def assign_splits(video_ids: Iterable[str], holdout: float) -> dict[str, Split]:
-    """`split_of` each video, with at least one video in either split.
+def assign_splits(groups: Iterable[str], holdout: float) -> dict[str, Split]:
+    """`split_of` each group, with at least one in either split.
 
-    In a small catalogue chance may leave a split empty. Then the video with the smallest hash
+    In a small catalogue chance may leave a split empty. Then the group with the smallest hash
     fraction is held out, or the one with the largest is trained on: again no choice by order.
-    Raises DataError for fewer than two videos.
+    Raises DataError for fewer than two groups.
     """
-    by_fraction = sorted(set(video_ids), key=_fraction)
+    by_fraction = sorted(set(groups), key=fraction)
     if len(by_fraction) < 2:
-        raise DataError(f"{len(by_fraction)} usable video: training and evaluation need at least one each")
-    splits: dict[str, Split] = {video_id: split_of(video_id, holdout) for video_id in by_fraction}
+        what = "usable video (copies of one count once)"
+        raise DataError(f"{len(by_fraction)} {what}: training and evaluation need at least one each")
+    splits: dict[str, Split] = {group: split_of(group, holdout) for group in by_fraction}
     splits[by_fraction[0]], splits[by_fraction[-1]] = "holdout", "train"
     return splits
 
@@ -121,16 +155,25 @@ def read_clips(workspace: Path) -> list[Clip]:
 
 def read_clips_table(workspace: Path) -> pa.Table:
     """The clips table as it lies on disk, `attributes` unparsed. DataError when it is missing or not ours."""
+    file = open_clips(workspace)
+    try:
+        return file.read()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{workspace / CLIPS} is not a Parquet file: {error}") from error
+
+
+def open_clips(workspace: Path) -> pq.ParquetFile:
+    """The same, to be read in parts or by columns."""
     path = workspace / CLIPS
     if not path.exists():
         raise DataError(f"{path}: no clips table: run `v2meow ingest` first")
     try:
-        table = pq.ParquetFile(path).read()  # pq.read_table would take a folder named `a=b` above it for a column
+        file = pq.ParquetFile(path)  # pq.read_table would take a folder named `a=b` above it for a column
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
-    if table.schema != SCHEMA:
+    if file.schema_arrow != SCHEMA:
         raise DataError(f"{path} has other columns than this version writes: run `v2meow ingest` again")
-    return table
+    return file
 
 
 def write_rejected(path: Path, rejected: Sequence[RejectedFile]) -> None:
@@ -171,5 +214,6 @@ def _read_reasons(path: Path, key: str) -> list[tuple[str, str]]:
     return rows[1:]
 
 
-def _fraction(video_id: str) -> float:
-    return int(video_id, 16) / 16 ** len(video_id)
+def fraction(group: str) -> float:
+    """A hexadecimal id as a fraction of its range, which `split_of` compares with the share to hold out."""
+    return int(group, 16) / 16 ** len(group)

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from v2meow.config import MediaConfig
 from v2meow.media.source import MediaError, Source, decoded, in_seconds, open_source
+
+_RATE_ROUNDING = 0.02  # 24 frames a second beside 23.976, or times in milliseconds
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Probe:
 
     `fps` is the average; `width` and `height` are pixels after rotation; `rotation` is what brings
     the stored picture upright, in degrees counter-clockwise (0, 90, 180 or 270); `keyframe_interval`
-    is the mean in seconds, None where the container has no index.
+    is the mean in seconds, None where the container has no index. `variable_fps` says that pictures do not
+    come at equal distances, as far as the first packets tell.
     """
 
     seconds: float
@@ -39,6 +43,7 @@ class Probe:
     video_codec: str
     keyframe_interval: float | None
     audio: AudioProbe | None
+    variable_fps: bool = False
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Probe":
@@ -67,7 +72,14 @@ def probe(path: Path, limits: MediaConfig) -> Probe:
             video_codec=video.codec_context.codec.canonical_name,
             keyframe_interval=seconds / len(starts) if starts else None,
             audio=audio,
+            variable_fps=_is_variable(video),
         )
+
+
+def _is_variable(video: VideoStream) -> bool:
+    """The rate by which all times are multiples of a picture's, and the average one, differ where pictures do."""
+    exact, average = video.base_rate, video.average_rate
+    return bool(exact and average and abs(float(exact / average) - 1) > _RATE_ROUNDING)
 
 
 def _probe_audio(source: Source) -> AudioProbe | None:
