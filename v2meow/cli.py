@@ -14,9 +14,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from v2meow.cli_assets import app as assets_app
+from v2meow.cli_data import app as data_app
 from v2meow.cli_models import WorkspaceOption, chosen_workspace
 from v2meow.cli_models import app as models_app
 from v2meow.cli_serve import keys_app, serve
+from v2meow.cli_study import app as study_app
+from v2meow.cli_up import flows_app, up
 from v2meow.config import STAGES
 from v2meow.demo import CATALOGUE_VIDEOS
 from v2meow.preempt import CONTINUE_LATER, Interrupted
@@ -54,16 +57,24 @@ _EXTRAS = {  # of the packages that not every installation has
     "fastapi": "serve",
     "httpx": "serve",
     "open_clip": "extractors",
+    "prefect": "orchestrate",
+    "psutil": "orchestrate",
+    "psycopg": "study",
     "ray": "cluster",
+    "sqlalchemy": "study",
     "torchvision": "extractors",
     "transformers": "extractors",
+    "uvicorn": "study",
 }
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 _PROJECT, _STEPS, _MODELS = "Projects", "Steps, as `v2meow run` runs them", "Models and music"
+app.add_typer(data_app, name="data", rich_help_panel=_PROJECT)
+app.add_typer(flows_app, name="flows", rich_help_panel=_PROJECT)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(assets_app, name="assets", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(serve)
 app.add_typer(keys_app, name="keys", rich_help_panel=_MODELS)
+app.add_typer(study_app, name="study", rich_help_panel=_MODELS)
 
 
 class Encoder(StrEnum):
@@ -141,15 +152,19 @@ def run(
     SIGTERM stops the step under way; a training first saves what it has learnt. Exit status 75 then says that the
     same command goes on from there.
     """
-    from v2meow import live, workspace
+    from v2meow import live, release, workspace
 
     place = chosen_workspace(folder)
     with workspace.owned(place):
+        release.note_production(place)
         names = workspace.with_dependencies(place, steps or workspace.stages(place))
         with live.shown(names) as show:
             ran = workspace.run_stale(place, names, show)
         workspace.snapshot(place, f"Run {', '.join(ran)}" if ran else "Recipe and reports")
     print(f"{len(ran)} of {len(names)} steps ran, {len(names) - len(ran)} were up to date")
+
+
+app.command(rich_help_panel=_PROJECT)(up)
 
 
 @app.command(rich_help_panel=_PROJECT)
@@ -321,7 +336,7 @@ def _fail(message: str) -> NoReturn:
 
 def _is_for_people(error: Exception) -> bool:
     """Whether the message alone tells what to mend: our own errors, and the operating system's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("serving", "v2meow")
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("flows", "serving", "v2meow")
 
 
 def _one_line(error: Exception) -> str:

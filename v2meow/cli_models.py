@@ -11,7 +11,8 @@ import typer
 
 from v2meow import cli_models_show as tables
 from v2meow import release
-from v2meow.release import MODEL_NAME, REGISTRY_VARIABLE
+from v2meow.registry import REGISTRY_VARIABLE
+from v2meow.release import MODEL_NAME
 
 if TYPE_CHECKING:
     from v2meow.registry import Registry

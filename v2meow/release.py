@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from v2meow import bundle, workspace
 from v2meow.files import read_json, write_json
+from v2meow.registry import REGISTRY_VARIABLE, Registry
 
 if TYPE_CHECKING:
-    from v2meow.registry import Registry, Version
+    from v2meow.registry import Version
 
 MODEL_NAME = "v2meow"  # what a workspace's model is called in its own registry
 BUNDLE = Path("models/bundle")
 VERDICT = Path("reports/verdict.json")
 SHIPPED = Path(__file__).parent / "shipped"  # bundles that come with the package, by name
-REGISTRY_VARIABLE = "V2MEOW_REGISTRY"  # a folder or s3://BUCKET/PREFIX, in the place of a workspace's own
 _NAME_ONE = "give --model DIR or NAME@STAGE"
 
 
@@ -30,7 +30,7 @@ def has_registry(place: Path | None) -> bool:
     return place is not None or REGISTRY_VARIABLE in os.environ
 
 
-def registry(place: Path | None = None, location: str | None = None) -> "Registry":
+def registry(place: Path | None = None, location: str | None = None) -> Registry:
     """The registry at `location`, else at $V2MEOW_REGISTRY, else the workspace's own. WorkspaceError without any.
 
     It is the same object each time, which remembers what it has read.
@@ -117,7 +117,7 @@ def find_model(model: str | None, place: Path | None) -> Path:
     return _model_of(place)
 
 
-def versions_trained_on(models: "Registry", video_id: str) -> tuple[list["Version"], list["Version"]]:
+def versions_trained_on(models: Registry, video_id: str) -> tuple[list["Version"], list["Version"]]:
     """The versions of all models that learnt from a video, retired ones too; and those of which that is not known.
 
     `video_id` is that of the clips table, or the SHA-256 of the video's file, whose beginning it is.
@@ -159,9 +159,7 @@ def project(
 
 
 @cache
-def _opened(location: str) -> "Registry":
-    from v2meow.registry import Registry
-
+def _opened(location: str) -> Registry:
     return Registry(location)
 
 

@@ -17,13 +17,18 @@ from v2meow.files import atomic_file, sha256
 from v2meow.workspace.errors import WorkspaceError
 
 RAW = Path("data/raw")
+KEPT = Path("encoders.json")  # whose encoders are kept, likewise
+PRODUCTION = Path("production.json")  # which model is in production, where git and DVC see it
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
 )
 
 _UNFINISHED = ".v2meow-init"  # stands in a folder while `init` is at work
-_VERSIONED = (".dvc", ".dvcignore", ".gitignore", "data", "dvc.lock", "dvc.yaml", "models", "recipe.yaml", "reports")
+_VERSIONED = (
+    *(".dvc", ".dvcignore", ".gitignore", "data", "dvc.lock", "dvc.yaml", "models"),
+    *(str(KEPT), str(PRODUCTION), "recipe.yaml", "reports"),
+)
 # The default remote is a folder beside the workspace, made by the first push. Without `verify` a pull
 # would accept an object that was damaged in the remote.
 _DVC_CONFIG = """\
@@ -40,6 +45,8 @@ _GITIGNORE = """\
 /data/raw/
 /demo/
 /registry/
+/reports/MODEL_CARD.md
+/reports/data-docs/
 /reports/report.html
 # unfinished outputs of a killed step
 /*/.*
@@ -94,6 +101,8 @@ def init(folder: Path, recipe: str) -> bool:
     for name, text in (
         ("recipe.yaml", source.read_text()),
         (".gitignore", _GITIGNORE),
+        (str(KEPT), '{"model": null}\n'),
+        (str(PRODUCTION), '{"model": null}\n'),
         ("dvc.yaml", _pipeline_template().read_text()),
     ):
         with atomic_file(folder / name) as temporary:

@@ -18,6 +18,12 @@ def graph(workspace: Path) -> dict[str, tuple[str, ...]]:
         return _graph(repo)
 
 
+def meta(workspace: Path) -> dict[str, dict[str, Any]]:
+    """What dvc.yaml says of each step to whoever drives it: `retries`, `timeout_s`, `limit`."""
+    with _repo(workspace) as repo:
+        return {stage.name: dict(stage.meta or {}) for stage in repo.index.stages}
+
+
 def stages(workspace: Path) -> list[str]:
     """Names of the steps, each after everything that it depends on."""
     return _running_order(graph(workspace))
