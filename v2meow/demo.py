@@ -53,6 +53,7 @@ def demo(videos: Path | None, out: Path) -> bool:
     workspace.init(out, RECIPE)
     with workspace.owned(out):
         _claim(out, videos)
+        release.note_production(out)
         steps = workspace.stages(out)
         with live.shown(["catalogue", *steps, "report", "score"], _SECONDS) as show:
             if videos:

@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import pytest
+import tiny
 
 from v2meow import bundle
-from v2meow.config import CriterionConfig, load_recipe, recipe_path
+from v2meow.config import CriterionConfig, RecipeError, load_recipe, recipe_path
 from v2meow.evaluate import gate
+from v2meow.files import sha256
 from v2meow.registry import Registry
 
 METRICS = {"loss": {"semantic": {"margin": 0.2}}, "audio": {"silent_share": 0.0}, "planted": None}
@@ -101,3 +103,102 @@ def test_the_registry_takes_a_passing_verdict_as_it_is_written(workspace):
         actor="ada",
     )
     assert version.verdict == verdict and version.bundle == verdict["bundle"]
+
+
+def _beside(difference: float, better: str = "higher", count: int = 48, reach: float = 0.1) -> dict:
+    row = {"difference": difference, "low": difference - reach, "high": difference + reach, "count": count}
+    return {
+        "production": {
+            "model": "v2meow",
+            "version": "v1",
+            "bundle": "b",
+            "planted": {"timbre": row | {"better": better}},
+        }
+    }
+
+
+def _no_worse(**options) -> CriterionConfig:
+    return CriterionConfig(metric="planted.timbre", not_worse_than_production=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "outcome"),
+    [
+        (_beside(0.3), {}, "pass"),
+        (_beside(-0.09), {}, "pass"),
+        (_beside(-0.11), {}, "fail"),
+        (_beside(-0.11), {"tolerance": 0.05}, "pass"),
+        (_beside(-0.16), {"tolerance": 0.05}, "fail"),
+        (_beside(0.11, better="lower"), {}, "fail"),
+        (_beside(0.09, better="lower"), {}, "pass"),
+        (_beside(-0.3, better="lower"), {}, "pass"),
+        (_beside(0.3, count=15), {"min_samples": 16}, "insufficient"),
+        (_beside(0.3, count=16), {"min_samples": 16}, "pass"),
+        ({"production": {"model": "v2meow"}}, {}, "fail"),
+        ({"production": {"model": "v2meow"}}, {"optional": True}, "passed over"),
+        ({"production": {"model": None, "reason": "no model is in production yet"}}, {}, "passed over"),
+        ({}, {}, "passed over"),
+    ],
+)
+def test_a_model_may_not_be_worse_than_production_beyond_the_interval(metrics, options, outcome):
+    """A difference that chance explains stops nobody; one that it does not stops, whichever direction is better."""
+    line = gate.judge(_no_worse(**options), metrics)
+    assert (line["outcome"], line["passed"]) == (outcome, outcome in ("pass", "passed over"))
+
+
+def test_too_few_clips_fail_and_say_how_many_are_needed():
+    """Three clips never show that a model is worse: that would be a way through the gate."""
+    line = gate.judge(_no_worse(min_samples=16), _beside(0.3, count=3))
+    assert line["reason"] == "3 clips, at least 16 are needed"
+
+
+def test_a_line_tells_count_and_interval():
+    """A number alone says nothing of how far it can be trusted."""
+    line = gate.judge(_no_worse(), _beside(-0.2))
+    assert line["reason"] == "-0.2 (-0.3 … -0.1 of 48 clips), higher is better, no worse than production is asked"
+    row = {"right": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.003, "count": 47}
+    metrics = {"planted": {"timbre": row}}
+    whole = gate.judge(_at_least("planted.timbre", 0.3), metrics)
+    assert whole["reason"] == "0.5 (0.4 … 0.6 of 47 clips), at least 0.3 is asked"
+    assert whole == gate.judge(_at_least("planted.timbre.right", 0.3), metrics) | {"metric": "planted.timbre"}
+    assert gate.judge(_at_most("planted.timbre.p_value", 0.01), metrics)["reason"] == (
+        "0.003 (47 clips), at most 0.01 is asked"  # the interval is not that of the p-value
+    )
+
+
+def test_why_nothing_is_compared_stands_in_the_verdict(workspace):
+    """And which model that was: people must see that a comparison did not take place."""
+    named = {"model": "v2meow", "version": "v1", "bundle": "b"}
+    digest = bundle.verify(workspace / gate.BUNDLE)
+    _write_metrics(workspace, METRICS | {"bundle": digest, "production": named | {"reason": "other features"}})
+    verdict = _judge_workspace(workspace, _no_worse())
+    (line,) = verdict["criteria"]
+    assert (line["passed"], line["value"], line["reason"]) == (True, None, "not compared: other features")
+    assert verdict["production"] == named
+
+
+def test_a_verdict_is_bound_to_its_metrics(workspace):
+    """Evidence that can be exchanged afterwards is none."""
+    verdict = _judge_workspace(workspace, _at_least("loss.semantic.margin", 0.1))
+    assert verdict["metrics"] == sha256(workspace / "reports/metrics.json")
+
+
+def test_the_verdict_names_the_production_that_it_was_compared_with(workspace):
+    digest = bundle.verify(workspace / gate.BUNDLE)
+    _write_metrics(workspace, METRICS | {"bundle": digest} | _beside(0.0))
+    assert _judge_workspace(workspace, _no_worse())["production"] == {"model": "v2meow", "version": "v1", "bundle": "b"}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "problem"),
+    [
+        ({"metric": "a", "at_least": 1.0, "not_worse_than_production": True}, "give exactly one of"),
+        ({"metric": "a"}, "give exactly one of"),
+        ({"metric": "a", "at_least": 1.0, "tolerance": 0.1}, "a limit has its own"),
+        ({"metric": "a", "not_worse_than_production": True, "tolerance": -0.1}, "must be at least 0"),
+        ({"metric": "a", "at_most": 1.0, "min_samples": -1}, "must be at least 0"),
+    ],
+)
+def test_a_criterion_that_says_nothing_is_refused(criterion, problem):
+    with pytest.raises(RecipeError, match=problem):
+        tiny.recipe({"gate": [criterion]})

@@ -68,12 +68,24 @@ def level_losses(losses: list[float], uniform: float) -> str:
         return _svg(figure)
 
 
-def spectrograms(pair: list[np.ndarray], sample_rate: int) -> list[str]:
+def completions(prompts: list[float], shares: dict[str, tuple[list[float], list[float]]]) -> str:
+    """By seconds of prompt, for each name the shares of clips completed (solid) and of ids that are right (dashed)."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(width=5.6, height=2.5)
+        for (name, (completed, equal)), colour in zip(shares.items(), (_BLUE, _ORANGE), strict=True):
+            axes.plot(prompts, completed, color=colour, marker="o", markersize=4, linewidth=1.6, label=name)
+            axes.plot(prompts, equal, color=colour, linestyle="--", linewidth=1.2)
+        axes.set(xlabel="seconds of prompt", ylabel="share", ylim=(-0.03, 1.03))
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def spectrograms(waves: list[np.ndarray], sample_rate: int) -> list[str]:
     """Log-mel spectrograms of waveforms [T] on one colour scale: time to the right, pitch upwards."""
     window = 1 << round(np.log2(sample_rate * 0.064))
     mels = [
         log_mel(torch.from_numpy(wave)[None], sample_rate=sample_rate, window=window, hop=window // 4, mels=80)[0]
-        for wave in pair
+        for wave in waves
     ]
     top = max(float(mel.max()) for mel in mels)
     return [_png(mel.T.numpy(), np.log(FLOOR), max(top, np.log(FLOOR) + 1)) for mel in mels]
