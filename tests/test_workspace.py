@@ -298,7 +298,8 @@ def up_to_date(untouched, tmp_path_factory):
     files = "data/clips/c data/rejected.csv reports/validate.json reports/features.json reports/metrics.json"
     folders = "encoders/codec encoders/semantic encoders/joint semantic coarse fine bundle"
     samples = ["data/examples/e", "reports/samples/s.wav", "reports/verdict.json"]
-    for name in [*files.split(), *samples, *(f"models/{folder}/model" for folder in folders.split())]:
+    checks = "data/quarantine.parquet reports/drift.json reports/data-docs/validate/v reports/data-docs/features/f"
+    for name in [*files.split(), *checks.split(), *samples, *(f"models/{folder}/model" for folder in folders.split())]:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(name)
     command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"]
@@ -316,7 +317,7 @@ def test_pipeline_is_the_designed_graph(up_to_date):
         "validate": ("ingest",),
         **dict.fromkeys(fits, ("ingest", "validate")),
         "extract": ("ingest", "validate", *fits),
-        "check-features": ("ingest", "extract"),
+        "check-features": ("ingest", "validate", "extract"),
         **dict.fromkeys(trains, ("extract", "check-features")),
         "evaluate": ("ingest", *fits, "extract", *trains),
         "gate": ("evaluate",),

@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from v2meow.data import quarantine
 from v2meow.data.checks import check_features, validate
+from v2meow.data.drift import profile
 from v2meow.data.manifest import (
     CLIPS,
     EXAMPLES,
@@ -22,6 +27,8 @@ from v2meow.data.manifest import (
     write_failed,
     write_rejected,
 )
+from v2meow.data.quarantine import Held, usable_clips
+from v2meow.files import write_json
 
 
 @pytest.fixture
@@ -58,39 +65,132 @@ def test_a_sound_catalogue_passes(workspace, nano):
         "holdout_videos": 2,
         "train_videos": 6,
         "rejected_share": 1 / 9,
+        "quarantined": 0,
+        "quarantined_share": 0.0,
     }
+    assert quarantine.read(workspace) == [] and (workspace / quarantine.QUARANTINE).is_file()
     assert summary["checks"] == len(report["checks"]) and all(check["success"] for check in report["checks"])
+
+
+FAULTS = [
+    ({"clip_id": f"{0:016x}-0000"}, "clip ids are unique"),
+    ({"split": "train"}, "no video is in both splits"),
+    ({"split": "validation"}, "splits are train or holdout"),
+    ({"seconds": 3.5}, "clips have the recipe's length"),
+    ({"start": -0.5}, "clips start inside the video"),
+    ({"start": 56.1}, "clips end with their video"),
+    ({"video_seconds": 8000.0}, "videos are within the limit of length"),
+    ({"width": 0}, "pictures are within the limit of size"),
+    ({"height": 1_000_000}, "pictures are within the limit of size"),
+    ({"width": 65_536, "height": 65_537}, "pictures are within the limit of size"),  # 65,536 in 32 bits
+    ({"fps": 0.0}, "frame rates are plausible"),
+    ({"sample_rate": 2147483647}, "sample rates are plausible"),
+    ({"channels": 0}, "soundtracks have channels"),
+    ({"loudness_db": 3.0}, "loudness is at most full scale"),
+    ({"loudness_db": float("nan")}, "loudness_db is given"),
+    ({"lufs": 90.0}, "loudness in LUFS is plausible"),
+    ({"silent_share": 1.5}, "silent_share is a share"),
+    ({"clipped_share": -0.1}, "clipped_share is a share"),
+    ({"music_score": 2.0}, "music_score is a share"),
+    ({"tempo": 4000.0}, "tempo is plausible"),
+    ({"caption": None}, "caption is given"),
+    ({"attributes": "{'tempo': 90}"}, "attributes are JSON"),
+]
+
+
+def test_every_fault_of_a_clip_is_found_and_stops_the_run(tmp_path, nano, make_clip):
+    """A check that cannot fail is worse than none: it is trusted. Each fault is planted in a video of its own."""
+    videos = [4 * video for video in range(len(FAULTS))]  # all are held out
+    write_clips(tmp_path / CLIPS, [make_clip(video, index) for video in videos for index in range(2)])
+    write_rejected(tmp_path / REJECTED, [])
+    for number, (planted, _) in enumerate(FAULTS):
+        _replant(tmp_path, 2 * number + 1, **planted)
+    with pytest.raises(DataError) as error:
+        validate(nano, tmp_path)
+    assert all(rule in str(error.value) for _, rule in FAULTS) and "\n" not in str(error.value)
+    found = {check["rule"]: check["examples"] for check in _report(tmp_path, "validate")["checks"]}
+    for video, (planted, rule) in zip(videos, FAULTS, strict=True):
+        assert planted.get("clip_id", f"{video:016x}-0001") in found[rule], rule
+
+
+def test_a_sum_over_parts_is_that_of_the_whole(workspace, nano, monkeypatch):
+    """A rule that only looks at the last part, or an id that is listed in two parts, would pass."""
+    _replant(workspace, 1, silent_share=0.95)
+    _replant(workspace, 14, silent_share=0.95, fps=0.0)
+    _replant(workspace, 15, clip_id=f"{0:016x}-0000")
+    reports = []
+    for rows in (65_536, 3):
+        monkeypatch.setattr("v2meow.data.checks.catalogue._PART", rows)
+        with pytest.raises(DataError, match="clip ids are unique"):
+            validate(nano, workspace)
+        pages = workspace / "reports/data-docs/validate"
+        text = {page.name: page.read_text() for page in pages.iterdir()}
+        reports.append((_report(workspace, "validate"), quarantine.read(workspace), text))
+    assert reports[0] == reports[1]
 
 
 @pytest.mark.parametrize(
     ("planted", "rule"),
     [
-        ({"clip_id": f"{0:016x}-0000"}, "clip ids are unique"),
-        ({"split": "train"}, "no video is in both splits"),
-        ({"split": "validation"}, "splits are train or holdout"),
-        ({"seconds": 3.5}, "clips have the recipe's length"),
-        ({"start": -0.5}, "clips start inside the video"),
-        ({"start": 56.1}, "clips end with their video"),
-        ({"video_seconds": 8000.0}, "videos are within the limit of length"),
-        ({"width": 0}, "pictures are within the limit of size"),
-        ({"height": 1_000_000}, "pictures are within the limit of size"),
-        ({"width": 65_536, "height": 65_537}, "pictures are within the limit of size"),  # 65,536 in 32 bits
-        ({"fps": 0.0}, "frame rates are plausible"),
-        ({"sample_rate": 2147483647}, "sample rates are plausible"),
-        ({"channels": 0}, "soundtracks have channels"),
-        ({"loudness_db": 3.0}, "loudness is at most full scale"),
-        ({"loudness_db": float("nan")}, "loudness_db is given"),
-        ({"caption": None}, "caption is given"),
-        ({"attributes": "{'tempo': 90}"}, "attributes are JSON"),
+        ({"silent_share": 0.95}, "the clip is not silent"),
+        ({"clipped_share": 0.2}, "the clip is not clipped"),
+        ({"lufs": -65.0}, "the clip can be heard"),
     ],
 )
-def test_a_planted_fault_of_a_clip_stops_the_run(workspace, nano, planted, rule):
-    """A check that cannot fail is worse than none: it is trusted."""
-    _replant(workspace, 1, **planted)
-    with pytest.raises(DataError) as error:
+def test_a_clip_that_spoils_training_is_left_out_with_its_reason(workspace, nano, planted, rule):
+    """Left out silently nobody would learn why a catalogue shrank; left in, silence is learnt."""
+    _replant(workspace, 3, **planted)
+    summary = validate(nano, workspace)
+    (name, value), clip_id = next(iter(planted.items())), f"{1:016x}-0001"
+    assert quarantine.read(workspace) == [Held(clip_id=clip_id, rule=rule, reason=f"{name} is {value:g}")]
+    assert summary["quarantined"] == 1 and summary["clips"] == 15 and summary["warnings"][0].startswith(rule)
+    assert clip_id not in [clip.clip_id for clip in usable_clips(workspace)] and len(usable_clips(workspace)) == 15
+
+
+def test_a_clip_that_is_no_music_is_left_out_where_the_recipe_asks(workspace, nano):
+    """The score is a hint (drums alone are like noise), so that it counts for nothing unless somebody wants it."""
+    _replant(workspace, 3, music_score=0.5)
+    assert validate(nano, workspace)["quarantined"] == 0
+    strict = dataclasses.replace(nano, checks=dataclasses.replace(nano.checks, min_music_score=0.4))
+    with pytest.raises(DataError, match="at most 20% of the clips are quarantined"):
+        validate(strict, workspace)
+    assert len(quarantine.read(workspace)) == 15
+
+
+def test_near_copies_in_both_splits_stop_the_run(workspace, nano):
+    """The held-out loss of music that was trained on says nothing."""
+    for row in (0, 1, 2, 3):  # a held-out and a trained video
+        _replant(workspace, row, group="ab")
+    with pytest.raises(DataError, match="no group of near-copies is in both splits"):
         validate(nano, workspace)
-    assert rule in str(error.value) and "\n" not in str(error.value)
-    assert _failed_rules(workspace, "validate") >= {rule} and not _report(workspace, "validate")["passed"]
+
+
+def test_every_fault_of_a_file_is_found(workspace, nano):
+    """A file that is neither used nor rejected is lost; one that is both was counted twice."""
+    _replant(workspace, 2, path="elsewhere/1.mp4", sha256="f" * 64, licence="all rights reserved")
+    _replant(workspace, 3, path="elsewhere/1.mp4", sha256="f" * 64, licence="all rights reserved")
+    rejected = [RejectedFile("data/raw/000.mp4", "not a video"), RejectedFile("data/raw/x.mp4", "")]
+    write_rejected(workspace / REJECTED, rejected)
+    licensed = dataclasses.replace(nano, data=dataclasses.replace(nano.data, licences=("All Rights Reserved",)))
+    with pytest.raises(DataError):
+        validate(licensed, workspace)
+    found = {check["rule"]: check["examples"] for check in _report(workspace, "validate")["checks"]}
+    assert found["a file is listed once"] == ["data/raw/000.mp4"]
+    assert found["files lie under data/raw"] == found["a video is named by its content"] == ["elsewhere/1.mp4"]
+    assert found["rejected files have a reason, used ones have none"] == ["data/raw/x.mp4"]
+    assert "elsewhere/1.mp4" not in found["used videos are licensed as All Rights Reserved"]
+    assert len(found["used videos are licensed as All Rights Reserved"]) == 5  # of seven
+
+
+def test_pages_stand_alone_and_what_others_wrote_is_text(workspace, nano):
+    """Words of a sidecar would run as a script in the browser of whoever looks at what is wrong with them."""
+    _replant(workspace, 0, split="<script>alert(1)</script><img src=https://a.example/x>")
+    with pytest.raises(DataError):
+        validate(nano, workspace)
+    text = (workspace / "reports/data-docs/validate/clips.html").read_text()
+    assert "splits are train or holdout" in text and "&lt;script&gt;alert(1)" in text
+    assert "<script" not in text and "<img" not in text
+    assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]*", text)
 
 
 def test_the_report_names_the_clip_to_look_at(workspace, nano):
@@ -104,6 +204,7 @@ def test_the_report_names_the_clip_to_look_at(workspace, nano):
         "name": "expect_column_values_to_be_between",
         "column": "fps",
         "severity": "critical",
+        "action": "block",
         "success": False,
         "observed": None,
         "unexpected": 1,
@@ -187,10 +288,44 @@ def test_sound_examples_pass(workspace, nano, examples):
         row["codes"][: nano.codec_frames] = [7] * nano.codec_frames
     _write_examples(workspace, examples)
     summary = check_features(nano, workspace)
-    assert summary["warnings"] == [] and summary["examples"] == 16 and summary["failed_share"] == 0
-    assert summary["semantic_usage"] > 0.9
+    assert summary["examples"] == 16 and summary["failed_share"] == 0 and summary["shifted"] == []
+    assert summary["semantic_usage"] > 0.9 and summary["semantic_entropy"] > 0.9
     assert summary["codes_usage"][0] == 1 / nano.codec.bins and min(summary["codes_usage"][1:]) > 0.9
+    assert summary["codes_entropy"][0] == 0 and min(summary["codes_entropy"][1:]) > 0.9
+    assert summary["dead_codes"]["codes"] >= nano.codec.bins - 1
+    assert [warning.split(" (")[0] for warning in summary["warnings"]] == [
+        "codes has 30% of the entropy",
+        "codes uses 10% of each codebook",
+    ]
     assert _report(workspace, "features")["passed"]
+    assert (workspace / "reports/data-docs/features/examples.html").is_file()
+
+
+def test_a_quarantined_clip_needs_no_example(workspace, nano, examples):
+    """`check-features` would stop every catalogue of which `validate` left a clip out."""
+    quarantine.write(workspace, [Held(clip_id=examples[3]["clip_id"], rule="the clip is not silent", reason="it is")])
+    _write_examples(workspace, examples[:3] + examples[4:])
+    check_features(nano, workspace)
+    _write_examples(workspace, examples)
+    with pytest.raises(DataError, match="examples are of the clips table"):
+        check_features(nano, workspace)
+
+
+def test_a_shift_since_the_last_version_is_told_and_stops_nothing(tmp_path, nano, make_clip, examples):
+    """A catalogue that slowly became another one is noticed by nobody who only looks at the last run."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    report = {"figures": {"profiles": {"loudness_db": asdict(profile(np.full(40, -20.0)))}}}
+    write_json(tmp_path / "reports" / "features.json", report)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["add", "reports"], [*identity, "commit", "--quiet", "-m", "before"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    louder = [make_clip(video, loudness_db=-3.0) for video in range(24)]
+    write_clips(tmp_path / CLIPS, louder)
+    ids = ["clip_id", "video_id", "split"]
+    rows = [examples[0] | {name: getattr(clip, name) for name in ids} for clip in louder]
+    _write_examples(tmp_path, rows)
+    assert check_features(nano, tmp_path)["shifted"][0].startswith("loudness_db moved from -20 to -3")
+    assert json.loads((tmp_path / "reports/drift.json").read_text())["loudness_db"]["after"] == -3.0
 
 
 def _replace(name, change):

@@ -117,7 +117,13 @@ def test_a_row_holds_what_its_own_clip_shows_and_sounds(recipe, fitted, examples
 def test_extracting_again_writes_the_same_bytes(recipe, fitted, examples):
     workspace, _ = fitted
     before = _contents(workspace)
-    assert sorted(before) == ["examples.json", "failed.csv", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert sorted(before) == [
+        "examples.json",
+        "failed.csv",
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "part-00002.parquet",
+    ]
     extract.run(recipe, workspace)
     assert _contents(workspace) == before
     assert not (workspace / PARTIAL).exists()

@@ -94,7 +94,7 @@ def test_a_batch_gives_the_codes_and_the_sound_that_each_request_gives_alone(cas
         assert all(torch.equal(alone.tracks[stage], together[row].tracks[stage]) for stage in STAGES)
 
 
-@pytest.mark.parametrize("changes", [{"coarse", "fine"}, {"fine"}, {"video"}], ids=" ".join)
+@pytest.mark.parametrize("changes", [["coarse", "fine"], ["fine"], ["video"]], ids=" ".join)
 def test_every_kind_of_cascade_streams_what_it_makes_as_a_whole(changes, tmp_path):
     """Stages that decode in passes, and a coarse stage that sees the picture, in the same pipeline."""
     choices = {"stages.coarse_sees_video": "video" in changes}
