@@ -30,7 +30,7 @@ _SECONDS = {
     "train@semantic": 60.0,
     "train@coarse": 85.0,
     "train@fine": 30.0,
-    "evaluate": 20.0,
+    "evaluate": 60.0,
     "gate": 2.0,
     "report": 5.0,
     "score": 7.0,
