@@ -311,6 +311,37 @@ def generate(
     _print_figures(generate_file(video, out, bundle, order))
 
 
+@app.command(rich_help_panel=_MODELS)
+def audit(
+    pairs: Annotated[
+        Path, typer.Argument(metavar="PAIRS.csv", help="Columns video_a, video_b, factor; paths relative to the file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.json", help="All figures.")],
+    model: Annotated[str | None, typer.Option(metavar="DIR|NAME@STAGE|nano", help="As `generate` takes it.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Of each video; default: a training clip.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed makes other music.")] = 0,
+    folder: WorkspaceOption = None,
+) -> None:
+    """Ask what the music owes to something that should not matter, such as who is seen.
+
+    Each pair of videos differs in that factor and in nothing else. Both are scored with one seed, and the first with
+    another one, too: more than another seed changes, the factor should not change. Ten pairs of a factor are few.
+    """
+    from v2meow import release
+    from v2meow.workspace import watch_owner
+
+    watch_owner()
+    bundle = release.find_model(model, folder and chosen_workspace(folder))
+    from v2meow.evaluate import fairness
+    from v2meow.files import write_json
+
+    figures = fairness.audit(bundle, pairs, seconds=seconds, seed=seed)
+    write_json(out, figures)
+    print(f"{figures['pairs']} pairs, {len(figures['findings'])} findings that chance does not explain: {out}")
+    for row in figures["findings"]:
+        print(f"{row['factor']}: {row['of']} of {row['measure']}, p = {row['p_value']:.2g}")
+
+
 def _step(module: str, function: str, folder: Path | None, *names: str) -> None:
     """Run one step in the workspace and print its figures. It ends when whoever drives the workspace dies."""
     from v2meow import assets
