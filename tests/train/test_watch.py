@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from v2meow.train.history import History
 from v2meow.train.loop import StepReport
 from v2meow.train.reports import write_reports
 from v2meow.train.spikes import Point
+from v2meow.train.watch import TensorBoard
 
 ROOT = Path(__file__).parents[2]
 DVC = [sys.executable, "-m", "dvc"]
@@ -76,6 +78,18 @@ def test_steps_after_the_last_checkpoint_of_a_killed_training_are_shown_once(wor
     assert len(list((workspace / "logs/coarse").iterdir())) == 2  # what was shown before is still there
     assert all([number for number, _ in found[name]] == list(range(12)) for name in [*LEARNT, *FAST])
     assert [number for number, _ in found["holdout_loss"]] == [5, 11]
+
+
+def test_a_process_of_a_lower_number_goes_on_within_a_second(tmp_path, monkeypatch):
+    """Numbers of processes begin again at the top; steps after a kill would stand before those that led to it."""
+    for number, steps in ((9, range(4)), (1, range(2, 6))):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        board = TensorBoard(tmp_path / "coarse")
+        board.begin(steps[0])
+        for made in steps:
+            board.show(made, {"loss": 0.0})
+        board.close()
+    assert shown_steps(tmp_path / "coarse") == list(range(6))
 
 
 def test_another_training_is_shown_alone(workspace):

@@ -4,6 +4,7 @@ What is watched is never read again, and may be deleted: a training goes on from
 """
 
 import shutil
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,7 @@ class TensorBoard:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder.parent / ".gitignore").write_text("*\n")
+        _wait_to_be_the_newest(self._folder)
         self._writer = SummaryWriter(str(self._folder), purge_step=step or None)
 
     def show(self, step: int, figures: dict[str, float]) -> None:
@@ -60,3 +62,12 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _wait_to_be_the_newest(folder: Path) -> None:
+    """Wait for the next second, where it is needed: TensorBoard reads files in the order of their names.
+
+    These begin with the second, and go on with the number of the process, which may be lower than that of the last one.
+    """
+    seconds = (int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*"))
+    time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
