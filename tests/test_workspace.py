@@ -298,7 +298,8 @@ def up_to_date(untouched, tmp_path_factory):
     files = "data/clips/c data/rejected.csv reports/validate.json reports/features.json reports/metrics.json"
     folders = "encoders/codec encoders/semantic encoders/joint semantic coarse fine bundle"
     samples = ["data/examples/e", "reports/samples/s.wav", "reports/verdict.json"]
-    checks = "data/quarantine.parquet reports/drift.json reports/data-docs/validate/v reports/data-docs/features/f"
+    checks = "data/groups.parquet data/quarantine.parquet reports/drift.json"
+    checks += " reports/data-docs/validate/v reports/data-docs/features/f"
     for name in [*files.split(), *checks.split(), *samples, *(f"models/{folder}/model" for folder in folders.split())]:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(name)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -399,3 +400,53 @@ def test_examples_that_are_not_there_are_said_to_be_missing(workspace, nano, exa
     _write_examples(workspace, [{name: row[name] for name in row if name != "joint"} for row in examples])
     with pytest.raises(DataError, match=r"00000\.parquet lacks the columns joint"):
         check_features(nano, workspace)
+
+
+@pytest.mark.long
+def test_a_million_clips_are_checked_in_two_gigabytes(tmp_path):
+    """Read whole, the table alone takes more memory than a small machine has."""
+    rows, per_video = 1_000_000, 8
+    (tmp_path / CLIPS).parent.mkdir(parents=True)
+    with pq.ParquetWriter(tmp_path / CLIPS, SCHEMA) as writer:
+        for first in range(0, rows, 50_000):
+            writer.write_table(pa.table(_many(first, 50_000, per_video), SCHEMA))
+    write_rejected(tmp_path / REJECTED, [])
+    program = """
+import resource, sys
+from pathlib import Path
+from v2meow.config import load_recipe, recipe_path
+from v2meow.data.checks import validate
+summary = validate(load_recipe(recipe_path("nano")), Path(sys.argv[1]))
+print(summary["clips"], summary["quarantined"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    clips, held, mebibytes = map(int, done.stdout.split())
+    assert (clips, held) == (rows - rows // 1000, rows // 1000) and mebibytes < 2048
+
+
+def _many(first, count, per_video):
+    """Columns of sound clips, of which each thousandth is silent."""
+    numbers = range(first, first + count)
+    videos = [f"{number // per_video:016x}" for number in numbers]
+    columns = {name: [""] * count if field.type == pa.string() else [0] * count for name, field in _fields()}
+    return columns | {
+        "clip_id": [f"{video}-{number % per_video:04d}" for video, number in zip(videos, numbers, strict=True)],
+        "video_id": videos,
+        "path": [f"data/raw/{video}.mp4" for video in videos],
+        "sha256": [video * 4 for video in videos],
+        "seconds": [4.0] * count,
+        "video_seconds": [60.0] * count,
+        "fps": [25.0] * count,
+        "width": [64] * count,
+        "height": [64] * count,
+        "sample_rate": [44100] * count,
+        "channels": [2] * count,
+        "split": ["train" if number // per_video % 4 else "holdout" for number in numbers],
+        "attributes": ["{}"] * count,
+        "silent_share": [0.95 if number % 1000 == 0 else 0.0 for number in numbers],
+        "variable_fps": [False] * count,
+    }
+
+
+def _fields():
+    return ((field.name, field) for field in SCHEMA)

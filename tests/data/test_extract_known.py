@@ -12,7 +12,7 @@ import yaml
 
 from v2meow import workspace as workspaces
 from v2meow.config import Recipe, load_recipe
-from v2meow.data import clips, extract, synthetic
+from v2meow.data import clips, extract, quarantine, synthetic
 from v2meow.data.extract import local
 from v2meow.data.manifest import EXAMPLES, RAW, read_clips
 from v2meow.files import write_json
@@ -42,6 +42,7 @@ def grown(tmp_path_factory) -> Path:
     for name in ("codec", "semantic", "joint"):
         fit.run(name, recipe, place)
     write_json(place / "reports/validate.json", {"passed": True})
+    quarantine.write(place, [])
     extract.run(recipe, place)
     _dvc(place, "commit", "--force", "extract")
     shutil.move(folder / last.name, place / RAW / last.name)

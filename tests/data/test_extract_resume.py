@@ -16,7 +16,7 @@ from processes import wait_for
 
 from v2meow import workspace as workspaces
 from v2meow.config import load_recipe
-from v2meow.data import clips, extract, synthetic
+from v2meow.data import clips, extract, quarantine, synthetic
 from v2meow.data.extract import local, step
 from v2meow.data.extract.partial import Partial, fingerprint
 from v2meow.data.manifest import CLIPS, EXAMPLES, RAW, read_clips
@@ -184,6 +184,7 @@ def test_dvc_leaves_the_finished_shards_of_a_killed_step(whole, tmp_path):
     workspaces.init(place, str(whole / "recipe.yaml"))
     shutil.copytree(whole, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("examples", "recipe.yaml"))
     write_json(place / "reports/validate.json", {"passed": True})
+    quarantine.write(place, [])
     _interrupted(place, 4)
     with workspaces.owned(place):
         workspaces.run_stage(place, "extract")

@@ -25,6 +25,7 @@ _TONE_DB = 6.0  # by how much
 _BEAT_HOP_S = 0.01
 _TEMPI = (40.0, 240.0)  # beats a minute
 _USUAL, _OCTAVES = 120.0, 0.9  # centre and width of the tempi that people tap (Ellis 2007, section 3.2)
+_ONSET = 0.002  # standard deviation of onset strength below which nothing begins: quiet music has ten times as much
 _BEAT_STRENGTH = 0.1  # of the autocorrelation of onsets, below which there is no beat
 
 
@@ -109,7 +110,7 @@ def tempo(waveform: np.ndarray, rate: int) -> float:
     spectra = np.log1p(1_000 * _spectra(waveform, rate, 0.04, _BEAT_HOP_S))
     onsets = np.maximum(np.diff(spectra, axis=0), 0).mean(axis=1)
     longest = round(60 / _TEMPI[0] / _BEAT_HOP_S)
-    if len(onsets) < 2 * longest or onsets.std() < 1e-6:
+    if len(onsets) < 2 * longest or onsets.std() < _ONSET:
         return 0.0
     onsets = onsets - onsets.mean()
     power = np.abs(np.fft.rfft(onsets, 2 * len(onsets))) ** 2

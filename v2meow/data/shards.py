@@ -33,10 +33,11 @@ def write_marker(folder: Path, **facts: Any) -> dict[str, Any]:
     return marker
 
 
-def read_shards(folder: Path) -> Iterator[pa.Table]:
+def read_shards(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The tables of a complete folder, in the order of their names, each checked against the list.
 
-    None where nothing was extracted. DataError when the list is missing, or a file is, or is not the one listed.
+    Of their columns, those of `columns`, or all. None where nothing was extracted. DataError when the list is missing,
+    or a file is, or is not the one listed.
     """
     if not (folder / MARKER).is_file():
         if any(folder.glob("*.parquet")):
@@ -47,12 +48,12 @@ def read_shards(folder: Path) -> Iterator[pa.Table]:
     except (DamagedFileError, LookupError, TypeError) as error:
         raise DataError(f"{folder / MARKER} is no list of examples ({error}): {_AGAIN}") from error
     for path, digest in shards:
-        yield _checked(path, digest)
+        yield _checked(path, digest, columns)
 
 
-def _checked(path: Path, digest: str) -> pa.Table:
+def _checked(path: Path, digest: str, columns: list[str] | None) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path} is missing: {_AGAIN}")
     if sha256(path) != digest:
         raise DataError(f"{path} is not the file that was extracted: {_AGAIN}")
-    return pq.ParquetFile(path).read()
+    return pq.ParquetFile(path).read(columns)

@@ -43,7 +43,8 @@ def fetch_at(workspace: Path, revision: str, path: str, out: Path) -> None:
     command = [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", revision, str(workspace), path, "-o", str(out)]
     done = subprocess.run(command, cwd=workspace, env=child_environment(), capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        said = [line for line in done.stderr.splitlines() if line.strip() and "Having any troubles" not in line]
+        reason = said[-1] if said else "no reason given"
         raise WorkspaceError(f"{workspace}: DVC cannot give {path} of {revision[:12]}: {reason}")
 
 

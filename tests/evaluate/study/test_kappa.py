@@ -26,7 +26,7 @@ def test_unequal_numbers_of_ratings_agree_with_counting_pairs_of_ratings_one_by_
     ratings = [random.integers(0, 3, random.integers(1, 7)).tolist() for _ in range(30)]
     table = np.array([[row.count(category) for category in range(3)] for row in ratings])
     twice = [row for row in ratings if len(row) >= 2]
-    agreeing = [np.mean([a == b for a, b in permutations(row, 2)]) for row in twice]
+    agreeing = [float(np.mean([a == b for a, b in permutations(row, 2)])) for row in twice]
     flat = [one for row in twice for one in row]
     chance = sum((flat.count(category) / len(flat)) ** 2 for category in range(3))
     found = fleiss_kappa(table)
