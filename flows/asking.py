@@ -1,10 +1,12 @@
 """Asking a Prefect server for a run of a flow, and what became of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -35,7 +37,8 @@ def ask(flow: str, *, wait: bool, **parameters: Any) -> Ended:
         return Ended(f"{flow} will run as {found.id}", good=True)
     while not (found.state and found.state.is_final()):
         time.sleep(_LOOK_S)
-        found = look(found.id)
+        with suppress(httpx.TransportError):  # the server is away for a moment: the run goes on
+            found = look(found.id)
     return Ended(f"{flow}: {found.state.name}, {found.state.message}", good=found.state.is_completed())
 
 

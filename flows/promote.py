@@ -11,10 +11,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run, resume_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
@@ -49,7 +51,8 @@ class RefusedError(RuntimeError):
 def promote(folder: str, model: str = MODEL_NAME, endpoint: str = "") -> State[Any]:
     """Bring the version that holds staging to production, if the service at `endpoint` proves it good.
 
-    Failed, with the reason, where it did not; staging, and production where it had it by then, are given back.
+    Failed, with the reason, where it did not; staging, and production where it had it by then, are given back. Killed
+    anywhere, the next run goes on: a version that took production and was not seen to answer is looked at then.
     """
     home = Path(folder).resolve()
     os.environ.setdefault(REGISTRY_VARIABLE, str(home / "registry"))
@@ -58,16 +61,16 @@ def promote(folder: str, model: str = MODEL_NAME, endpoint: str = "") -> State[A
     registry = release.registry(home)
     version = registry.find(f"{model}@staging")
     name, before = f"{model}@{version.name}", registry.state(model).stages.get("production")
-    if before == version.name:
+    if before == version.name and _seen_in_production(registry, version):
         return Completed(name="Nothing new", message=f"{name} is in production already")
     if not endpoint:
         return Failed(message="there is no service to try it at: set promotion.endpoint in the recipe")
     try:
-        smoke(registry, version, endpoint, limits)
-        canary(registry, version, endpoint, limits, before)
-        approval(registry, version, limits)
-        key = f"{_ACTOR} {version.bundle} {before}"
-        registry.promote(model, version.name, "production", actor=_ACTOR, expected_previous=before, idempotency_key=key)
+        if before != version.name:
+            smoke(registry, version, endpoint, limits)
+            canary(registry, version, endpoint, limits, before)
+            approval(registry, version, limits)
+            registry.promote(model, version.name, "production", actor=_ACTOR, expected_previous=before)
         serves(registry, version, endpoint, limits)
     except (RefusedError, RegistryError, probe.ProbeError) as reason:
         given_back = give_back(registry, version)
@@ -128,7 +131,9 @@ def approval(registry: Registry, version: Version, limits: PromotionConfig) -> N
     if "production" not in version.approvals or _approved(registry, version):
         return
     ended = threading.Event()
-    threading.Thread(target=_resume_when_approved, args=(registry, version, ended), daemon=True).start()
+    threading.Thread(
+        target=_resume_when_approved, args=(UUID(str(flow_run.id)), registry, version, ended), daemon=True
+    ).start()
     try:
         said = pause_flow_run(
             wait_for_input=Approval.with_initial_data(
@@ -137,6 +142,8 @@ def approval(registry: Registry, version: Version, limits: PromotionConfig) -> N
             timeout=round(3600 * limits.approval_hours),
             poll_interval=round(_LOOK_S),
         )
+    except FlowPauseTimeout:
+        raise RefusedError(f"nobody approved of it within {limits.approval_hours:g} hours") from None
     finally:
         ended.set()
     if not _approved(registry, version):
@@ -160,13 +167,20 @@ def give_back(registry: Registry, version: Version) -> str:
     return "; ".join(told) or "nothing had to be given back"
 
 
+def _seen_in_production(registry: Registry, version: Version) -> bool:
+    """Whether the service was found to answer with it since it took production."""
+    state = registry.state(version.model)
+    took = state.hand_overs("production")[-1].number
+    seen = state.reports(version, took).get("production")
+    return seen is not None or state.hand_overs("production")[-1].actor != _ACTOR
+
+
 def _approved(registry: Registry, version: Version) -> bool:
     state = registry.state(version.model)
     return state.approval(version, "production", state.fell(version, "production")) is not None
 
 
-def _resume_when_approved(registry: Registry, version: Version, ended: threading.Event) -> None:
-    run = flow_run.id
+def _resume_when_approved(run: UUID, registry: Registry, version: Version, ended: threading.Event) -> None:
     while not ended.wait(_LOOK_S):
         with suppress(Exception):  # not paused yet, or the server is away: look again
             if _approved(registry, version):

@@ -27,6 +27,7 @@ from v2meow.release import MODEL_NAME
 
 STAGED = "v2meow.model.staged"  # the event that a version took staging
 _ACTOR = "retrain"
+_UNSTORED = Path(".dvc/tmp/unstored")  # there while DVC's remote lacks something that was made
 _NETWORK = {"retries": 3, "retry_delay_seconds": [5, 30, 120], "cache_policy": NO_CACHE, "persist_result": False}
 
 
@@ -52,10 +53,13 @@ def retrain(folder: str, reason: str = "asked for") -> State[Any]:
         finally:
             if pipeline.ran:  # what was made is kept, whatever came after
                 workspace.snapshot(place, f"Retrain: {', '.join(pipeline.ran)}")
+        if ran and limits.store:
+            (home / _UNSTORED).touch()
         if ran or workspace.undelivered(home):
             deliver(home, branch)
-        if ran and limits.store:
+        if limits.store and (home / _UNSTORED).exists():
             store(home)
+            (home / _UNSTORED).unlink()
         log.info("%s", f"ran {', '.join(ran)}" if ran else "nothing was out of date")
         outcome = _release(place, changed=bool(ran))
         pages.run(ran, meter.told(), workspace.added_bytes(lock, _lock(place) or b""), place)

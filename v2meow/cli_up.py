@@ -67,7 +67,7 @@ def run(
 
 @flows_app.command()
 def story(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")] = Path("v2meow-story"),
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")] = Path("v2meow-story"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's page and API.")] = 4200,
 ) -> None:
     """The life of a model in production, to watch: new videos, retraining, canary, production, and two bad models."""
