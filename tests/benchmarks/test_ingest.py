@@ -22,6 +22,8 @@ def test_a_row_for_every_case_and_peer(found):
     assert [(row["case"], row["peer"]) for row in rows] == [
         *((case, peer) for case in bench.SIZES for peer in ("every frame", "one scan")),
         ("encode", "one by one"),
+        ("ingest", None),
+        ("ingest again", None),
         ("extract", None),
     ]
     for row in rows:
