@@ -4,12 +4,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from buckets import object_store
+from buckets import KEYS, object_store  # of both stores: boto3 remembers the first that it found
 
 from v2meow import assets
 from v2meow.assets import AssetError
 
-KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
 
 
