@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from v2meow.data import measure
 from v2meow.data.measure import SILENCE_LUFS, describe, lufs, music_score, silent_share, tempo
 
 RATE = 16_000
@@ -81,3 +82,10 @@ def test_music_scores_above_speech_and_speech_above_noise(media_folder):
 
     music = [score(name) for name in ("hungarian_dance5_strings", "vibe_ace_jazz", "viper_rock", "acestep_song")]
     assert music_score(_noise(4), RATE) < 0.2 < score("speech_librivox") < 0.5 < min(music)
+
+
+def test_what_is_told_of_nothing_at_once_is_what_listening_tells():
+    """Hours of digital silence took minutes to be refused."""
+    for seconds in (0.5, 4.0, 10.0):
+        nothing = np.zeros(round(seconds * 16_000), np.float32)
+        assert measure.describe(nothing, 16_000) == measure._describe(nothing, 16_000)

@@ -24,6 +24,8 @@ def sound_keys(waveform: np.ndarray, rate: int, start: float = 0.0) -> np.ndarra
     A key has a bit for each two neighbouring bands of 33, between 300 and 2,000 Hz: whether their difference grew
     since the frame before (Haitsma & Kalker, "A highly robust audio fingerprinting system", ISMIR 2002, section 4.2).
     """
+    if not np.any(waveform):
+        return np.zeros((0, 2), np.uint32)
     factor = max(1, rate // _LOWEST_RATE)
     thin = decimate(waveform, factor, ftype="fir").astype(np.float32) if factor > 1 else waveform
     rate_now = rate / factor

@@ -41,8 +41,19 @@ class Sound:
     tempo: float
 
 
+_NOTHING = Sound(
+    loudness_db=SILENCE_DB, lufs=SILENCE_LUFS, silent_share=1.0, clipped_share=0.0, music_score=0.0, tempo=0.0
+)
+
+
 def describe(waveform: np.ndarray, rate: int) -> Sound:
     """All figures of a clip, rounded to what they are good for."""
+    if not np.any(waveform):
+        return _NOTHING  # hours of it are looked through in seconds
+    return _describe(waveform, rate)
+
+
+def _describe(waveform: np.ndarray, rate: int) -> Sound:
     return Sound(
         loudness_db=decibels(float(np.mean(np.square(waveform, dtype=np.float64)))),
         lufs=round(lufs(waveform, rate), 2),
