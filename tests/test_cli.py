@@ -1,5 +1,6 @@
 """The command as people meet it: its exit status, and what it prints when things go wrong."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import tiny_bundle
 import yaml
 from dvc.repo import Repo
 from processes import alive, wait_for
@@ -185,3 +187,17 @@ def test_control_c_ends_the_step_too(fresh):
     assert run.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     wait_for(lambda: not alive(int((fresh / "pid").read_text())))
+
+
+def test_an_audit_writes_its_figures_and_a_bad_table_is_one_line(tmp_path):
+    """Whoever audits needs the figures in a file, and no traceback for a heading that is missing."""
+    bundle = tiny_bundle.assembled(tmp_path)
+    for name in ("a", "b"):
+        tiny_bundle.silent_video(tmp_path / f"{name}.mp4")
+    table, out = tmp_path / "pairs.csv", tmp_path / "audit.json"
+    table.write_text("video_a,video_b,factor\na.mp4,a.mp4,nothing\nb.mp4,b.mp4,nothing\n")
+    done = v2meow("audit", table, "--out", out, "--model", bundle)
+    assert done.returncode == 0 and done.stdout.startswith("2 pairs, 0 findings"), done
+    assert json.loads(out.read_text())["factors"]["nothing"]["count"] == 2
+    table.write_text("a,b\n")
+    assert_one_error_line(v2meow("audit", table, "--out", out, "--model", bundle), "video_a,video_b,factor")

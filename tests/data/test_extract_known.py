@@ -136,3 +136,37 @@ def test_a_version_that_is_not_in_the_cache_is_no_error(place, recipe):
     shutil.rmtree(place / ".dvc/cache")
     assert last_version(place, EXAMPLES.as_posix()) == {}
     assert extract.run(recipe, place)["taken"] == 0
+
+
+@pytest.mark.slow
+def test_an_old_revision_gives_its_examples_again_byte_for_byte(place, recipe):
+    """Whoever asks what a model was trained on gets that, and not something like it."""
+    before = _version(place, "one")
+    extract.run(recipe, place)
+    _dvc(place, "commit", "--force", "extract")
+    after = _contents(place)
+    _git(place, "commit", "--quiet", "--all", "--message", "two")
+    _git(place, "checkout", "--quiet", before, "--", "dvc.lock")
+    _dvc(place, "checkout", "--force", "data/examples")
+    old = _contents(place)
+    assert old != after
+    assert {name: path.read_bytes() for name, path in last_version(place, EXAMPLES.as_posix()).items()} == old
+    shutil.rmtree(place / EXAMPLES)
+    (place / "dvc.lock").unlink()
+    max((place / RAW).glob("*.mp4")).unlink()
+    clips.run(recipe, place)
+    extract.run(recipe, place)
+    assert _contents(place) == old  # made anew from the videos of then
+
+
+def _version(place: Path, name: str) -> str:
+    """Commit what lies there; the revision."""
+    _git(place, "add", "--all")
+    _git(place, "commit", "--quiet", "--message", name)
+    return _git(place, "rev-parse", "HEAD")
+
+
+def _git(place: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    done = subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -12,22 +12,31 @@ LEVEL = 0.95
 _BLOCK = 1_000_000  # numbers drawn at once: bounds memory for many clips
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean of [N] (Efron 1979, "Bootstrap methods")."""
-    return interval_of(lambda rows: values[rows].mean(-1), len(values), seed)
+def interval(
+    values: np.ndarray, seed: int = 0, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of [N], which covers `level` (Efron 1979, "Bootstrap methods")."""
+    return interval_of(lambda rows: values[rows].mean(-1), len(values), seed, level=level, resamples=resamples)
 
 
-def interval_of(statistic: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0) -> tuple[float, float]:
+def interval_of(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    seed: int = 0,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
     """That of any statistic of `count` clips: from row numbers [R, N], drawn with replacement, to its values [R]."""
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // count)
     found = np.concatenate(
         [
-            statistic(random.integers(count, size=(min(block, RESAMPLES - first), count)))
-            for first in range(0, RESAMPLES, block)
+            statistic(random.integers(count, size=(min(block, resamples - first), count)))
+            for first in range(0, resamples, block)
         ]
     )
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from v2meow.evaluate.resampling import interval
+
 Better = Literal["higher", "lower"]
 
 # A gate asks some ten such questions, and a model that is as good as the other one must be told worse by none of
@@ -22,7 +24,7 @@ def paired(candidate: np.ndarray, other: np.ndarray, better: Better, seed: int) 
     """
     known = np.isfinite(candidate) & np.isfinite(other)
     ours, theirs = candidate[known], other[known]
-    low, high = mean_interval(ours - theirs, seed)
+    low, high = interval(ours - theirs, seed, level=LEVEL, resamples=_RESAMPLES)
     return {
         "difference": float((ours - theirs).mean()),
         "low": low,
@@ -32,14 +34,6 @@ def paired(candidate: np.ndarray, other: np.ndarray, better: Better, seed: int) 
         "production": float(theirs.mean()),
         "better": better,
     }
-
-
-def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of [N] at LEVEL."""
-    random = np.random.default_rng(seed)
-    rows = random.integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(values[rows].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def worse_by(row: dict[str, Any]) -> float:
