@@ -60,8 +60,15 @@ def test_many_callers_at_once_get_the_codes_of_the_engine_alone(batcher, tiny_mo
     assert _idle(batcher) and batcher.load.codes == 12 * 50
 
 
-def test_milestones_come_early_and_begin_the_whole(batcher):
+def _slowly(batcher: Batcher, monkeypatch) -> None:
+    """So that a reader sees what is under way, however late this machine lets it look."""
+    step = batcher._engine.step
+    monkeypatch.setattr(batcher._engine, "step", lambda: (time.sleep(0.02), step())[1])
+
+
+def test_milestones_come_early_and_begin_the_whole(batcher, monkeypatch):
     """A next stage that waits for all of a window starts late; one that gets other codes fits nothing."""
+    _slowly(batcher, monkeypatch)
 
     async def listen() -> tuple[list[torch.Tensor], list[int]]:
         answers, rows = [], []
@@ -79,9 +86,7 @@ def test_milestones_come_early_and_begin_the_whole(batcher):
 
 def test_leaving_the_iterator_frees_the_rows_at_once(batcher, monkeypatch):
     """Music for somebody who left would take the places of those who stay."""
-
-    step = batcher._engine.step
-    monkeypatch.setattr(batcher._engine, "step", lambda: (time.sleep(0.005), step())[1])
+    _slowly(batcher, monkeypatch)
 
     async def leave(cancel: bool) -> None:
         async with aclosing(batcher.decode(_request(1), (1,))) as answers:
