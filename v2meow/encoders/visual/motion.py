@@ -31,13 +31,13 @@ def motion(frames: np.ndarray) -> np.ndarray:
     """
     assert frames.ndim == 4, frames.shape
     assert frames.shape[3] == 3, frames.shape
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255  # [V, 3, S, S]
-    grey = pictures.mean(1)
+    planes = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous().float().div_(255)  # [3, V, S, S]: whole colours
+    grey = planes.mean(0)
     horizontal, vertical = _gradient(grey)
     parts = (
-        pictures.mean((2, 3)),
-        pictures.std((2, 3)),
-        _hues(pictures),
+        planes.mean((2, 3)).T,
+        _spread(planes).T,
+        _hues(planes),
         _edge_orientations(horizontal, vertical),
         _movement(grey, horizontal, vertical),
         F.adaptive_avg_pool2d(grey[:, None], GRID).flatten(1),
@@ -45,28 +45,43 @@ def motion(frames: np.ndarray) -> np.ndarray:
     return torch.cat(parts, dim=1).numpy()
 
 
+def _spread(planes: Tensor) -> Tensor:
+    """Standard deviations [3, V]; torch's own goes through pixels one by one."""
+    beside = (planes - planes.mean((2, 3), keepdim=True)).square_()
+    return (beside.sum((2, 3)) / (planes[0, 0].numel() - 1)).sqrt_()
+
+
 def _gradient(grey: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences [V, S, S] of slightly blurred frames: compression noise is no edge."""
-    blurred = F.avg_pool2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
-    padded = F.pad(blurred[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    padded = _framed(grey)
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    padded = _framed((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]).div_(9))
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+
+
+def _framed(pictures: Tensor) -> Tensor:
+    """Pictures [V, S, S] with their outermost pixels once more: [V, S + 2, S + 2]."""
+    return F.pad(pictures[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
 
 
 def _histogram(angle: Tensor, weight: Tensor, bins: int, period: float) -> Tensor:
     """Circular histogram [V, bins] of angles [V, …] with linear interpolation between bins, summing to 1."""
-    place = (angle / period * bins).flatten(1) % bins
-    weight, low = weight.flatten(1), place.floor()
-    share = place - low
-    out = torch.zeros(len(place), bins)
-    out.scatter_add_(1, low.long() % bins, weight * (1 - share))
-    out.scatter_add_(1, (low.long() + 1) % bins, weight * share)
-    return out / out.sum(1, keepdim=True).clamp(min=1e-6)
+    place, weight = (angle * (bins / period)).flatten(1).remainder_(bins), weight.flatten(1)
+    low = place.floor()
+    beyond = place.sub_(low).mul_(weight)  # what the bin after `low` has of it
+    low = low.long()
+    out = torch.zeros(len(low), bins + 2)  # a place just below nought is rounded to `bins`; two behind are the first two
+    out.scatter_add_(1, low, weight - beyond)
+    out[:, 1:].scatter_add_(1, low, beyond)
+    out[:, :2] += out[:, bins:]
+    return out[:, :bins] / out[:, :bins].sum(1, keepdim=True).clamp(min=1e-6)
 
 
-def _hues(pictures: Tensor) -> Tensor:
+def _hues(planes: Tensor) -> Tensor:
     """Hue histogram [V, HUES], weighted by chroma, so that grey pixels do not vote."""
-    red, green, blue = pictures.unbind(1)
-    chroma = pictures.amax(1) - pictures.amin(1)
+    red, green, blue = planes
+    highest, lowest = torch.maximum(red, green), torch.minimum(red, green)
+    chroma = torch.maximum(highest, blue) - torch.minimum(lowest, blue)
     hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue)
     return _histogram(hue, chroma, HUES, 2 * torch.pi)
 
