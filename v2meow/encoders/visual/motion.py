@@ -70,7 +70,7 @@ def _histogram(angle: Tensor, weight: Tensor, bins: int, period: float) -> Tenso
     low = place.floor()
     beyond = place.sub_(low).mul_(weight)  # what the bin after `low` has of it
     low = low.long()
-    out = torch.zeros(len(low), bins + 2)  # a place just below nought is rounded to `bins`; two behind are the first two
+    out = torch.zeros(len(low), bins + 2)  # those behind are the first two: a place can be rounded to `bins`
     out.scatter_add_(1, low, weight - beyond)
     out[:, 1:].scatter_add_(1, low, beyond)
     out[:, :2] += out[:, bins:]
