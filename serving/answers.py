@@ -1,22 +1,27 @@
-"""Answers that are sent while the music is made: a WAV file, or a line of JSON for everything that happens."""
+"""Answers that are sent while the music is made: sound, the scored video, or lines of JSON for all that happens."""
 
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving.generation import Audio
+from serving.generation import Audio, Generation
 from serving.performing import Performing
 from serving.problems import Problem, problem_of
+from serving.results import MEDIA_TYPES
+from serving.uploads import GenerationForm
 from v2meow.generate.provenance import comment
-from v2meow.media import pcm, wav_header
+from v2meow.media import OggOpus, Scoring, Spare, pcm, wav_header
 
 EVENTS = "application/x-ndjson"
+Make = Callable[[Performing], AsyncGenerator[bytes]]
 _GRACE_S = 2.0  # after the deadline, for the last line that tells of it
 
 
@@ -25,7 +30,7 @@ class Stream(StreamingResponse):
 
     def __init__(
         self,
-        make: Callable[[Performing], AsyncGenerator[bytes]],
+        make: Make,
         performing: Performing,
         media_type: str,
         headers: dict[str, str],
@@ -44,6 +49,21 @@ class Stream(StreamingResponse):
                 await self._performing.leave()  # a client who left early has never begun to listen
             finally:
                 self._release()
+
+
+def streamed(form: GenerationForm, http_version: str, spare: Spare) -> tuple[Make | None, str]:
+    """What makes the answer as the music is made, and its media type; None where all of it is awaited."""
+    if form.format == "events":
+        return events, EVENTS
+    if form.takes > 1 or form.format == "mp4":
+        return None, ""
+    if form.format == "wav":
+        return wav, MEDIA_TYPES["wav"]
+    if http_version == "1.0":  # it has no chunks: what breaks off would pass for the whole
+        return None, ""
+    if form.format == "ogg":
+        return ogg, MEDIA_TYPES["ogg"]
+    return partial(fmp4, spare), MEDIA_TYPES["mp4"]
 
 
 async def wav(performing: Performing) -> AsyncGenerator[bytes]:
@@ -71,20 +91,76 @@ def wav_bytes(performing: Performing) -> int:
 
 
 def _header(performing: Performing) -> bytes:
-    generation = performing.generation
-    assert generation is not None  # after `begin`
+    generation = _generation(performing)
     return wav_header(_samples(performing), generation.recipe.codec.sample_rate, comment(generation.provenance()))
 
 
 def _samples(performing: Performing) -> int:
-    assert performing.generation is not None and performing.record.seconds is not None
-    return round(performing.record.seconds * performing.generation.recipe.codec.sample_rate)
+    assert performing.record.seconds is not None
+    return round(performing.record.seconds * _generation(performing).recipe.codec.sample_rate)
+
+
+def _generation(performing: Performing) -> Generation:
+    assert performing.generation is not None  # after `begin`
+    return performing.generation
+
+
+class Encoder(Protocol):
+    """Makes a file piece by piece. `add` and `end` may take their time; `close` comes at any moment."""
+
+    def add(self, samples: np.ndarray) -> bytes: ...
+
+    def end(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+def ogg(performing: Performing) -> AsyncGenerator[bytes]:
+    """The only take as Ogg/Opus, as it is made."""
+    generation = _generation(performing)
+    rate, about = generation.recipe.codec.sample_rate, comment(generation.provenance())
+    return _encoded(performing, lambda: OggOpus(rate, about))
+
+
+def fmp4(spare: Spare, performing: Performing) -> AsyncGenerator[bytes]:
+    """The video with the only take, as it is made, by a process that `spare` gives."""
+    generation = _generation(performing)
+    recipe, about = generation.recipe, comment(generation.provenance())
+    rate = recipe.codec.sample_rate
+    return _encoded(performing, lambda: Scoring(recipe.media, generation.video, rate, about, spare))
+
+
+async def _encoded(performing: Performing, start: Callable[[], Encoder]) -> AsyncGenerator[bytes]:
+    """What an encoder makes of the only take. Nobody knows its length beforehand:
+
+    the answer is chunked, and one that fails breaks off without the last chunk, which no client takes for the whole.
+    The encoder starts while the first sound is made, and its last part waits until everything is kept.
+    """
+    starting = asyncio.ensure_future(asyncio.to_thread(start))
+    try:
+        async with aclosing(performing.events()) as events:
+            async for event in events:
+                if isinstance(event, Audio):
+                    encoder = await asyncio.shield(starting)
+                    if part := await asyncio.to_thread(encoder.add, event.samples.numpy()):
+                        yield part
+        ending = (await asyncio.shield(starting)).end()
+        while (part := await asyncio.to_thread(next, ending, None)) is not None:
+            if part:
+                yield part
+    finally:
+        starting.add_done_callback(_close)
+
+
+def _close(starting: asyncio.Future[Encoder]) -> None:
+    """Let an encoder go once it has started, which may be after its client has gone."""
+    with suppress(Exception):  # it did not start: who waited for it was told
+        asyncio.get_running_loop().run_in_executor(None, starting.result().close)
 
 
 async def events(performing: Performing) -> AsyncGenerator[bytes]:
     """All takes as they are made; the last line is `done`, or `error` with what went wrong."""
-    generation, record = performing.generation, performing.record
-    assert generation is not None
+    generation, record = _generation(performing), performing.record
     begun = {"id": record.id, "seconds": record.seconds, "takes": record.order.takes, "model": record.model}
     yield _line("begun", {**begun, "sample_rate": generation.recipe.codec.sample_rate})
     try:

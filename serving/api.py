@@ -19,10 +19,11 @@ from starlette.types import Scope
 from serving import answers, schema
 from serving.keys import OPEN, Doorkeeper, Key
 from serving.problems import MEDIA_TYPE, Problem, problem_of
-from serving.results import ResultFile, result_file
+from serving.results import MEDIA_TYPES, ResultFile, result_file
 from serving.service import Service
 from serving.spool import Order, Record
 from serving.uploads import GenerationForm, read_form
+from v2meow.media import Spare
 
 log = logging.getLogger("v2meow.serving")
 _PAGE = Path(__file__).parent / "page"
@@ -40,10 +41,13 @@ _PAGE_HEADERS = {
 def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awaitable[str]]) -> FastAPI:
     """The application; `metrics` gives Prometheus' text. Its end is that of the service."""
 
+    spare = Spare()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await service.stop()
+        await asyncio.to_thread(spare.close)
 
     app = FastAPI(title="V2Meow", version="1", description=schema.DESCRIPTION, lifespan=lifespan)
     _handle_errors(app)
@@ -54,7 +58,7 @@ def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awa
         key = door.admit(request)
         release = doorkeeper.begin(key)  # until the music is made: a stream goes on after this function
         try:
-            return await _generate(service, request, door.owner(key), release)
+            return await _generate(service, spare, request, door.owner(key), release)
         except BaseException:
             release()
             raise
@@ -74,7 +78,7 @@ def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awa
     async def take(name: str, take: int, request: Request, format: ResultFile = "wav") -> Response:  # noqa: A002
         record = service.spool.load(name, door.owner(door.recognise(request)))
         file = await asyncio.to_thread(result_file, service, record, take, format)
-        return FileResponse(file, filename=f"v2meow-{name[:8]}-{take}.{format}")
+        return FileResponse(file, media_type=MEDIA_TYPES[format], filename=f"v2meow-{name[:8]}-{take}.{format}")
 
     @app.get("/v1/models", **schema.MODELS)
     async def models(request: Request) -> JSONResponse:
@@ -103,7 +107,9 @@ def make_app(service: Service, doorkeeper: Doorkeeper, metrics: Callable[[], Awa
     return app
 
 
-async def _generate(service: Service, request: Request, owner: str, release: Callable[[], None]) -> Response:
+async def _generate(
+    service: Service, spare: Spare, request: Request, owner: str, release: Callable[[], None]
+) -> Response:
     idempotency = _idempotency_key(request)
     form, upload = await read_form(request, service.settings)
     order = Order(prompt=form.prompt, seconds=form.seconds, seed=form.seed, takes=form.takes, model=form.model)
@@ -122,15 +128,14 @@ async def _generate(service: Service, request: Request, owner: str, release: Cal
         return _record(record, status=202)
     performing = await service.prepared(record, service.settings.limits.deadline_s)
     headers = {"X-Generation-Id": record.id, "X-Model-Digest": record.model["digest"]}
-    if form.format == "events":
-        return answers.Stream(answers.events, performing, answers.EVENTS, headers, release)
-    if form.format == "wav" and order.takes == 1:
-        headers["Content-Length"] = str(answers.wav_bytes(performing))
-        return answers.Stream(answers.wav, performing, "audio/wav", headers, release)
+    make, media_type = answers.streamed(form, request.scope["http_version"], spare)
+    if make is not None:
+        if make is answers.wav:
+            headers["Content-Length"] = str(answers.wav_bytes(performing))
+        return answers.Stream(make, performing, media_type, headers, release)
     await performing.finish()
     release()
-    file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], form.format)
-    return FileResponse(file, headers=headers)
+    return await _best(service, record, form, headers)
 
 
 def _repeated(service: Service, record: Record, key: str | None) -> Record | None:
@@ -163,8 +168,15 @@ async def _answer_again(service: Service, record: Record, form: GenerationForm) 
         raise Problem(409, "still-running", "the first request with this key is under way", retry_after=1.0)
     if form.format == "events":
         raise Problem(409, "already-done", f"this was made before: see /v1/generations/{record.id}")
-    file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], form.format)
-    return FileResponse(file, headers={"X-Generation-Id": record.id})
+    return await _best(service, record, form, {"X-Generation-Id": record.id})
+
+
+async def _best(service: Service, record: Record, form: GenerationForm, headers: dict[str, str]) -> FileResponse:
+    """The file of the take that fits best."""
+    assert form.format != "events"
+    kind: ResultFile = "mp4" if form.format == "fmp4" else form.format  # there is time for one that seeks
+    file = await asyncio.to_thread(result_file, service, record, record.takes[0]["number"], kind)
+    return FileResponse(file, media_type=MEDIA_TYPES[kind], headers=headers)
 
 
 def _refuse_when_full(service: Service, record: Record) -> None:

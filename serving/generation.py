@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from v2meow.config import STAGES, Recipe
 from v2meow.files import write_json
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.provenance import Provenance, comment, provenance
+from v2meow.generate.watermark import Marker, payload_of
 from v2meow.media import write_wav
 
 
@@ -49,22 +51,31 @@ class _Take:
 
 
 class Generation:
-    """`prepare`, then iterate over `play` to its end: the record is then `succeeded` and its files are there."""
+    """`prepare`, then iterate over `play` to its end: the record is then `succeeded` and its files are there.
 
-    def __init__(self, record: Record, spool: Spool, parts: Parts, edition: Edition, recipe: Recipe) -> None:
-        self.record, self.recipe = record, recipe
+    With a `secret` the music is marked.
+    """
+
+    def __init__(
+        self, record: Record, spool: Spool, parts: Parts, edition: Edition, recipe: Recipe, secret: bytes | None
+    ) -> None:
+        self.record, self.recipe, self._secret = record, recipe, secret
         self._spool, self._parts, self._edition = spool, parts, edition
         self._takes: list[_Take] = []
         self._looking: AsyncGenerator[Seen] | None = None
         record.model = {"label": edition.label, "digest": edition.digest}
+
+    @property
+    def video(self) -> Path:
+        """The file that is scored."""
+        return self._spool.place(self.record.id) / INPUT
 
     async def prepare(self, max_seconds: float) -> None:
         """See the video and understand the prompt. MediaError, PromptError: what a person can mend shows here."""
         order = self.record.order
         wanted = max_seconds if order.seconds is None else order.seconds
         joint = None if order.prompt is None else await self._parts.embed(self._edition, order.prompt)
-        video = self._spool.place(self.record.id) / INPUT
-        self._looking = self._parts.see(self._edition, video, wanted)
+        self._looking = self._parts.see(self._edition, self.video, wanted)
         seen = await anext(self._looking)
         self._context = await self._parts.context(self._edition)
         self.record.seconds = seen.seconds
@@ -116,15 +127,26 @@ class Generation:
     async def _perform(
         self, take: _Take, performance: Performance, news: "asyncio.Queue[Audio | Advance | Exception | None]"
     ) -> None:
+        marker = self._marker()
         try:
             async for item in performance:
                 if isinstance(item, Progress):
                     news.put_nowait(Advance(take.number, item.stage, item.done / item.total))
-                else:
+                elif marker is None:
                     news.put_nowait(Audio(take.number, item))
+                else:
+                    marked = await asyncio.to_thread(marker.add, item.numpy())
+                    news.put_nowait(Audio(take.number, torch.from_numpy(marked)))
+            if marker is not None:
+                news.put_nowait(Audio(take.number, torch.from_numpy(marker.end())))
             news.put_nowait(None)
         except Exception as error:
             news.put_nowait(error)
+
+    def _marker(self) -> Marker | None:
+        if self._secret is None:
+            return None
+        return Marker(self._secret, payload_of(self._edition.digest), self.recipe.codec.sample_rate)
 
     def _note(self, item: Audio | Advance) -> None:
         take = self._takes[item.take - 1]

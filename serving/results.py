@@ -1,4 +1,4 @@
-"""Finished takes as files: WAV and provenance are there, the scored video is made when it is first asked for."""
+"""Finished takes as files: WAV and provenance are there, the others are made when they are first asked for."""
 
 import tempfile
 from pathlib import Path
@@ -9,9 +9,15 @@ from serving.service import Service
 from serving.spool import INPUT, Record
 from v2meow.files import read_json
 from v2meow.generate.provenance import comment
-from v2meow.media import Reader, read_wav
+from v2meow.media import Reader, read_wav, write_ogg
 
-ResultFile = Literal["wav", "mp4", "json"]
+ResultFile = Literal["wav", "ogg", "mp4", "json"]
+MEDIA_TYPES: dict[ResultFile, str] = {
+    "wav": "audio/wav",
+    "ogg": "audio/ogg",
+    "mp4": "video/mp4",
+    "json": "application/json",
+}
 
 
 def result_file(service: Service, record: Record, take: int, kind: ResultFile) -> Path:
@@ -25,10 +31,14 @@ def result_file(service: Service, record: Record, take: int, kind: ResultFile) -
     if take not in {made["number"] for made in record.takes}:
         raise Problem(404, "no-such-take", f"there are {len(record.takes)} takes")
     if not file.is_file():
-        about = read_json(wav.with_suffix(".json"))
+        about = comment(read_json(wav.with_suffix(".json")))
         sound, rate = read_wav(wav)
-        with Reader(service.media) as reader, tempfile.TemporaryDirectory(prefix=".", dir=place) as own:
+        with tempfile.TemporaryDirectory(prefix=".", dir=place) as own:
             made = Path(own) / file.name  # two who ask at once each make theirs
-            reader.mux(place / INPUT, sound, rate, made, comment(about))
+            if kind == "ogg":
+                write_ogg(made, sound, rate, about)
+            else:
+                with Reader(service.media) as reader:
+                    reader.mux(place / INPUT, sound, rate, made, about)
             made.replace(file)
     return file

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serving.problems import MEDIA_TYPE
+from serving.results import MEDIA_TYPES
 from serving.spool import Record
 from serving.uploads import GenerationForm
 
@@ -14,6 +15,8 @@ A silent video and, if you like, a prompt go in; music that fits comes out.
     curl -F video=@clip.mp4 -F format=mp4 HOST/v1/generations -o scored.mp4
 
 `format=wav` streams the music as it is made. Its Content-Length is that of the whole: a stream that fails ends before.
+`format=ogg`, the music as Ogg/Opus, and `format=fmp4`, the scored video as fragmented MP4, are streamed in chunks: a
+stream that fails breaks off without the last one. `format=mp4` comes when all of it is made, and so do several takes.
 `format=events` streams lines of JSON: `begun`, `progress`, `audio` (16 bit samples in base64), and at last `done`, or
 `error` with a problem. `mode=async` answers at once; ask for the generation again until it has ended.
 
@@ -57,6 +60,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+_FILES: dict[str, Any] = {media_type: {} for media_type in MEDIA_TYPES.values()}
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = GenerationForm.model_json_schema()
 _FORM["properties"] = {"video": _BINARY, **_FORM["properties"]}
@@ -77,7 +81,7 @@ GENERATE: dict[str, Any] = {
     "responses": {
         200: {
             "description": "Music, or the scored video",
-            "content": {"audio/wav": {}, "video/mp4": {}, "application/x-ndjson": {}, "application/json": {}},
+            "content": _FILES | {"application/x-ndjson": {}},
         },
         202: {"description": "It will be made: see Location", "content": {"application/json": {}}},
         **_problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 502, 503, 504),
@@ -92,7 +96,7 @@ CANCEL: dict[str, Any] = {
 TAKE: dict[str, Any] = {
     "summary": "A finished take: its music, the scored video, or where it comes from",
     "responses": {
-        200: {"description": "The file", "content": {"audio/wav": {}, "video/mp4": {}, "application/json": {}}},
+        200: {"description": "The file", "content": _FILES},
         **_problems(401, 404, 409, 422),
     },
 }
@@ -108,5 +112,5 @@ def record_body(record: Record) -> dict[str, Any]:
         del body[private]
     place = f"/v1/generations/{record.id}/takes"
     for take in body["takes"]:
-        take["files"] = {kind: f"{place}/{take['number']}?format={kind}" for kind in ("wav", "mp4", "json")}
+        take["files"] = {kind: f"{place}/{take['number']}?format={kind}" for kind in MEDIA_TYPES}
     return body

@@ -22,7 +22,7 @@ _FIELD_BYTES = 16 << 10
 _FIELDS = 16
 _BLOCK = 1 << 20
 
-Format = Literal["wav", "mp4", "events"]
+Format = Literal["wav", "ogg", "mp4", "fmp4", "events"]
 
 
 class GenerationForm(BaseModel):

@@ -2,7 +2,7 @@
 
 import { takeFile } from "./api.js";
 
-const FILES = { mp4: ["Video", "MP4"], wav: ["Sound", "WAV"], json: ["Origin", "JSON"] };
+const FILES = { mp4: ["Video", "MP4"], wav: ["Sound", "WAV"], ogg: ["Sound", "OGG"], json: ["Origin", "JSON"] };
 
 /** `chosen(take)` when a person picks one; `attempt(work)` runs what may need a key or patience. */
 export class Takes {

@@ -47,6 +47,25 @@ def test_a_part_shows_what_the_whole_shows(numbered: Path, reader: Reader, start
     assert numbers(reader.frames(numbered, 8, 64, start=start, seconds=1.0)) == expected
 
 
+@pytest.mark.parametrize("rate", [1, 5, 24])
+def test_stretches_show_what_each_of_them_shows_alone(numbered: Path, reader: Reader, rate: int):
+    """They overlap, touch, leave something out, begin on no picture, and go beyond both ends."""
+    parts = [(-0.5, 2.0), (0.9, 1.3), (2.2, 2.0), (4.2, 1.01), (7.03, 1.0), (7.03, 0.2), (9.5, 3.0)]
+    alone = [reader.frames(numbered, rate, 48, *part) for part in parts]
+    together = list(reader.stretches(numbered, rate, 48, parts))
+    assert [one.shape for one in together] == [one.shape for one in alone]
+    assert all((one == other).all() for one, other in zip(together, alone, strict=True))
+
+
+def test_stretches_of_two_kinds_are_read_by_turns(numbered: Path, reader: Reader):
+    """Extractors differ in rate and size, and a clip is wanted of each before the next."""
+    parts = [(start, 2.0) for start in (0.0, 2.0, 4.0)]
+    small, whole = reader.stretches(numbered, 5, 16, parts), reader.stretches(numbered, 3, 32, parts, whole=True)
+    for part, one, other in zip(parts, small, whole, strict=True):
+        assert (one == reader.frames(numbered, 5, 16, *part)).all()
+        assert (other == reader.frames(numbered, 3, 32, *part, whole=True)).all()
+
+
 @pytest.mark.parametrize(("start", "seconds"), [(0.0, 10.0), (0.5, 1.0), (3.3, 2.0), (8.0, 1.5)])
 def test_sound_is_aligned_with_the_pictures(numbered: Path, reader: Reader, start: float, seconds: float):
     """Encoder priming, stream start times and seeks each shift sound by 20 ms and more where they are ignored."""

@@ -36,6 +36,31 @@ def test_a_killed_child_is_replaced(video: Path, limits: MediaConfig):
         assert reader.probe(video).width == 64
 
 
+def test_stretches_of_a_killed_child_end_with_an_error(video: Path, limits: MediaConfig):
+    """Another child knows nothing of them, and what it would show could be of another file."""
+    with Reader(limits) as reader:
+        stretches = reader.stretches(video, 24, 64, [(0.0, 1.0), (1.0, 1.0)])
+        next(stretches)
+        os.kill(_pid(reader), signal.SIGKILL)
+        with pytest.raises(MediaError, match=r"crashed|lost"):
+            list(stretches)
+        assert len(list(reader.stretches(video, 24, 64, [(0.0, 1.0), (1.0, 1.0)]))) == 2
+
+
+def test_stretches_that_nobody_reads_on_are_forgotten(video: Path, limits: MediaConfig):
+    """A service that reads the beginning of a thousand videos must not hold a thousand files open."""
+    with Reader(limits) as reader:
+        reader.probe(video)
+        files = Path(f"/proc/{_pid(reader)}/fd")
+        before = len(list(files.iterdir()))
+        for _ in range(5):
+            stretches = reader.stretches(video, 24, 64, [(0.0, 1.0), (1.0, 1.0)])
+            next(stretches)
+            assert len(list(files.iterdir())) == before + 1
+            stretches.close()
+        assert len(list(files.iterdir())) == before
+
+
 def test_a_request_that_takes_too_long_ends(video: Path, limits: MediaConfig):
     """A file that keeps a decoder busy for ever must not keep the run."""
     with Reader(replace(limits, timeout_s=0.15)) as reader:

@@ -173,6 +173,7 @@ def test_a_video_becomes_music_that_is_heard_as_it_comes_compared_and_saved(
         assert not np.array_equal(other, read_wav(wav)[0])
 
         video, about = _saved(browser, tab, 2, "mp4"), _saved(browser, tab, 2, "json")
+        assert _saved(browser, tab, 2, "ogg").read_bytes()[:4] == b"OggS"
         with Reader(limits) as reader:
             assert reader.probe(video).audio is not None
         assert json.loads(about.read_text())["seed"] == int(_text(tab, "takes").rsplit("seed ", 1)[1].split("MP4")[0])

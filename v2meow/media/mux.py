@@ -34,11 +34,17 @@ def mux(video: Path, limits: MediaConfig, waveform: np.ndarray, rate: int, out: 
     samples = round(about.seconds * rate)
     sound = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
     with open_source(video, limits) as source, av.open(str(out), "w", format="mp4", options=MP4_OPTIONS) as sink:
-        pictures = _copied(source, sink) if _can_be_copied(video, limits, about) else _encoded(source, sink, about)
+        pictures = add_pictures(source, sink, about)
         audio = add_aac(sink)
         if comment:
             sink.metadata["comment"] = comment
         interleave(sink, pictures, encoded_sound(audio, sound, rate))
+
+
+def add_pictures(source: Source, sink: OutputContainer, about: Probe) -> Iterator[Packet]:
+    """Add a stream for the pictures of `source` to `sink`; its packets, moved so that the first is shown at 0."""
+    copied = _can_be_copied(source.path, source.limits, about)
+    return _copied(source, sink) if copied else _encoded(source, sink, about)
 
 
 def _can_be_copied(video: Path, limits: MediaConfig, about: Probe) -> bool:

@@ -76,6 +76,13 @@ def probe(path: Path, limits: MediaConfig) -> Probe:
         )
 
 
+def comment(path: Path, limits: MediaConfig) -> str:
+    """What the file, or its sound, says of itself where players look for a comment; "" where it says nothing."""
+    with open_source(path, limits) as source:
+        said = source.container.metadata | (source.audio.metadata if source.audio else {})
+        return said.get("comment", "")
+
+
 def _is_variable(video: VideoStream) -> bool:
     """The rate by which all times are multiples of a picture's, and the average one, differ where pictures do."""
     exact, average = video.base_rate, video.average_rate

@@ -24,6 +24,7 @@ _SEEK_COST_S = 0.5  # a seek costs about as much as decoding this much video
 _STEPS_BACK_S = (0.0, 2.0, 8.0, 32.0)  # where to look for a keyframe before a time
 _AUDIO_RUN_UP_S = 0.2  # decoders of sound need a moment after a seek
 _LONGEST_PIXEL = 4.0  # sides of pixels that differ by more are a damaged header
+_SAME_S = 1e-6  # times that differ by less are one
 _GAP_S = 0.02  # timestamps of sound that jump by less are rounding, not silence
 
 Timed = tuple[float, Any]  # with a VideoFrame or AudioFrame
@@ -47,20 +48,62 @@ def frames(
     with open_source(path, limits) as source:
         video = source.need_video()
         length = source.seconds(video) - start if seconds is None else seconds
-        times = [start + i / rate for i in range(max(1, round(length * rate)))]
+        times = _times(start, length, rate)
         pictures = np.empty((0, 0, 0, 3), np.uint8)
-        scale = VideoReformatter()
-        filled = 0
-        for first, last in _runs(times, keyframes(source)):
-            for begin, end, frame in _shown(_frames_from(source, video, times[first]), times, first, last):
-                if not len(pictures):
-                    height, width = _whole_shape(video, frame, size) if whole else (size, size)
-                    pictures = np.empty((len(times), height, width, 3), np.uint8)
-                pictures[begin:end] = _picture(scale, frame, *pictures.shape[1:3], smooth=not whole)
-                filled = end
-        if filled < len(times):
-            raise MediaError(path, "no frames could be decoded")
+        for begin, end, picture in _pictures(source, times, size, whole=whole):
+            if not len(pictures):
+                pictures = np.empty((len(times), *picture.shape), np.uint8)
+            pictures[begin:end] = picture
         return pictures
+
+
+def stretches(
+    path: Path,
+    limits: MediaConfig,
+    rate: float,
+    size: int,
+    parts: Sequence[tuple[float, float]],
+    whole: bool = False,
+) -> Iterator[np.ndarray]:
+    """The `frames` of each (start, seconds) in `parts`, which begin in order and may overlap, one after the other.
+
+    Every picture is decoded once, and only those that a part still needs are held in memory.
+    """
+    each = [_times(start, seconds, rate) for start, seconds in parts]
+    times: list[float] = []
+    for time in sorted(chain.from_iterable(each)):
+        if not times or time - times[-1] > _SAME_S:  # the same time, counted from where another part begins
+            times.append(time)
+    kept: dict[int, np.ndarray] = {}
+    with open_source(path, limits) as source:
+        found, seen = _pictures(source, times, size, whole=whole), 0
+        for wanted in each:
+            places = [bisect_left(times, time - _SAME_S) for time in wanted]
+            while seen <= places[-1]:
+                begin, seen, picture = next(found)
+                kept |= dict.fromkeys(range(begin, seen), picture)
+            kept = {place: picture for place, picture in kept.items() if place >= places[0]}
+            yield np.stack([kept[place] for place in places])
+
+
+def _times(start: float, seconds: float, rate: float) -> list[float]:
+    return [start + i / rate for i in range(max(1, round(seconds * rate)))]
+
+
+def _pictures(
+    source: Source, times: Sequence[float], size: int, *, whole: bool
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(begin, end, picture [H, W, 3]), in order: what is on screen at times[begin:end]. MediaError for none."""
+    video, scale, filled = source.need_video(), VideoReformatter(), 0
+    shape = (size, size)
+    for first, last in _runs(times, keyframes(source)):
+        for begin, end, frame in _shown(_frames_from(source, video, times[first]), times, first, last):
+            if whole and not filled:
+                shape = _whole_shape(video, frame, size)
+            yield begin, end, _picture(scale, frame, *shape, smooth=not whole)
+            filled = end
+    if filled < len(times):
+        raise MediaError(source.path, "no frames could be decoded")
 
 
 def seek_plan(times: Sequence[float], keyframes: Sequence[float]) -> Literal["seek", "scan"]:

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from v2meow.files import atomic_file
 
 MP4_OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}  # bitexact: no dates, no versions
-_AUDIO_RATE = 48_000
+SOUND_RATE = 48_000  # of what players are given: AAC and Opus
 _AUDIO_BITS = 160_000
 
 
@@ -85,7 +85,7 @@ def add_h264(
 
 def add_aac(sink: OutputContainer) -> AudioStream:
     """A stream of mono AAC at 48 kHz."""
-    stream = sink.add_stream("aac", rate=_AUDIO_RATE, bit_rate=_AUDIO_BITS)
+    stream = sink.add_stream("aac", rate=SOUND_RATE, bit_rate=_AUDIO_BITS)
     stream.layout = "mono"
     stream.codec_context.flags |= Flags.bitexact
     return stream
@@ -104,18 +104,39 @@ def encoded_pictures(stream: VideoStream, timed: Iterable[tuple[int, np.ndarray]
 def encoded_sound(stream: AudioStream, waveform: np.ndarray, rate: int) -> Iterator[Packet]:
     """Packets of float32 [T] at `rate`, a second at a time; the encoder resamples."""
     for place in range(0, len(waveform), rate):
-        part = np.ascontiguousarray(waveform[None, place : place + rate], np.float32)
-        frame = av.AudioFrame.from_ndarray(part, "flt", "mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
-        yield from stream.encode(frame)
+        yield from stream.encode(sound_frame(waveform[place : place + rate], rate, place))
     yield from stream.encode(None)
+
+
+def sound_frame(samples: np.ndarray, rate: int, place: int) -> av.AudioFrame:
+    """Samples float32 [n] that begin `place` samples after the beginning."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), "flt", "mono")
+    frame.sample_rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
+    return frame
 
 
 def interleave(sink: OutputContainer, *streams: Iterator[Packet]) -> None:
     """Write packets of several streams in order of time, so that a player never has to look far."""
-    for packet in heapq.merge(*streams, key=_decoding_time):
+    for packet in heapq.merge(*streams, key=decoding_time):
         sink.mux(packet)
 
 
-def _decoding_time(packet: Packet) -> Fraction:
+def decoding_time(packet: Packet) -> Fraction:
+    """Seconds."""
     return (packet.dts or 0) * packet.time_base
+
+
+class Outlet:
+    """A file that is written to and never sought in, for containers that leave as they are made."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, part: bytes) -> int:
+        self._parts.append(bytes(part))
+        return len(part)
+
+    def taken(self) -> bytes:
+        """What was written since this was asked last."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)

@@ -1,0 +1,159 @@
+"""Heads that dribble in: their connections are closed in time, whatever server reads them, and others are served."""
+
+import asyncio
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import uvicorn.config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving import patience
+from serving.patience import Patience, PatientProtocol
+from serving.problems import Problem
+from serving.run import PROXY_CALLBACK
+
+HEAD_S = 0.5
+_GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+_PROTOCOLS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
+
+
+async def _app(scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+    """Two bytes; at /slow the second comes after longer than a head may take. Bodies are read to their end."""
+    while scope["method"] == "POST" and (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"a", "more_body": True})
+    await asyncio.sleep(3 * HEAD_S if scope["path"] == "/slow" else 0)
+    await send({"type": "http.response.body", "body": b"b"})
+
+
+@pytest.fixture(params=_PROTOCOLS)
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A server whose heads may take HEAD_S."""
+    protocol = type("Hurried", (Patience, _PROTOCOLS[request.param]), {"head_s": HEAD_S})
+    server = uvicorn.Server(uvicorn.Config(_app, port=0, http=protocol, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def _connected(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.settimeout(5.0)
+    return connection
+
+
+def _dribbled(connection: socket.socket, head: bytes, seconds: float) -> tuple[bytes, float]:
+    """What is answered to a head of which a byte comes now and then, and when the connection ends."""
+    began, answer = time.monotonic(), b""
+    connection.settimeout(0.1)
+    for byte in head:
+        try:
+            connection.sendall(bytes([byte]))
+            while part := connection.recv(4096):
+                answer += part
+            break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+        finally:
+            assert time.monotonic() - began < seconds, "the connection is still open"
+    return answer, time.monotonic() - began
+
+
+def test_a_head_that_dribbles_in_is_not_waited_for(port: int):
+    """A byte in a tenth of a second, for ever: uvicorn's own timer begins anew with each."""
+    with _connected(port) as connection:
+        answer, took = _dribbled(connection, _GET[:-2] + b"x" * 1000, 5.0)
+    assert 0.9 * HEAD_S < took < HEAD_S + 2.0
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"head-too-slow" in answer
+
+
+def test_a_connection_that_says_nothing_is_closed(port: int):
+    with _connected(port) as connection:
+        began = time.monotonic()
+        while connection.recv(4096):
+            pass
+        assert 0.9 * HEAD_S < time.monotonic() - began < HEAD_S + 2.0
+
+
+def test_a_later_head_is_bounded_too(port: int):
+    """A client that was served once has no right to dribble afterwards."""
+    with _connected(port) as connection:
+        connection.sendall(_GET)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        time.sleep(2 * HEAD_S)  # idle, which is none of our business
+        answer, took = _dribbled(connection, _GET[:-2] + b"x" * 1000, 5.0)
+    assert 0.9 * HEAD_S < took < HEAD_S + 2.0 and b" 408 " in answer
+
+
+def test_bodies_and_answers_may_take_longer(port: int):
+    """Music takes longer than a head; so do uploads, which have a bound of their own."""
+    place = f"http://127.0.0.1:{port}"
+    assert httpx.get(f"{place}/slow").text == "ab"
+
+    def slow_body() -> Iterator[bytes]:
+        for _ in range(6):
+            time.sleep(HEAD_S / 2)
+            yield b"x"
+
+    assert httpx.post(place, content=slow_body()).text == "ab"
+    with httpx.Client() as client:
+        for _ in range(3):
+            assert client.get(place).text == "ab"
+            time.sleep(2 * HEAD_S)
+
+
+def test_requests_sent_at_once_are_all_answered(port: int):
+    """Pipelined: the second head is there before the first answer has ended."""
+    with _connected(port) as connection:
+        connection.sendall(_GET.replace(b"/ ", b"/slow ", 1) + _GET)
+        content = b""
+        while content.count(b"HTTP/1.1 200") < 2 or not content.endswith(b"ab"):
+            content += connection.recv(4096)
+
+
+def test_others_are_served_while_hundreds_dribble(port: int):
+    with ExitStack() as stack:
+        slow = [stack.enter_context(_connected(port)) for _ in range(200)]
+        for connection in slow:
+            connection.sendall(b"GET / HT")
+        began = time.monotonic()
+        assert httpx.get(f"http://127.0.0.1:{port}").text == "ab"
+        assert time.monotonic() - began < HEAD_S
+        for connection in slow:
+            while connection.recv(4096):
+                pass
+        assert time.monotonic() - began < HEAD_S + 2.0
+
+
+def test_its_answer_is_a_problem_as_all_are():
+    _, _, body = patience._ANSWER.partition(b"\r\n\r\n")
+    told = Problem(408, "head-too-slow", "the head of the request took too long").body
+    assert httpx.Response(200, content=body).json() == told
+
+
+def test_rays_proxies_are_given_it(monkeypatch):
+    """By the name that they look up, which uvicorn may change, and in the image as on a desk."""
+    monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    patience.in_proxy()
+    config = uvicorn.Config(_app)
+    config.load()
+    assert config.http_protocol_class is PatientProtocol
+    image = Path("infra/docker/serve.Dockerfile").read_text()
+    assert re.search("=".join(PROXY_CALLBACK) + r"\b", image)
