@@ -23,6 +23,7 @@ from serving.settings import ModelShare, Settings
 from serving.spool import Record, Spool
 from v2meow.config import MediaConfig, Recipe
 from v2meow.generate.parts import bundle_recipe
+from v2meow.generate.watermark import read_secret
 
 log = logging.getLogger("v2meow.serving")
 _SHOW_S = 2.0
@@ -36,6 +37,7 @@ class Service:
 
     def __init__(self, settings: Settings, parts: Parts, meters: Meters) -> None:
         self.settings, self.parts, self.meters = settings, parts, meters
+        self._secret = read_secret(Path(settings.watermark)) if settings.watermark else None
         self.gate = Gate(settings.limits.running, settings.limits.waiting)
         self.spool = Spool(Path(settings.spool), settings.keep_s)
         self.choice = Choice([])
@@ -197,4 +199,4 @@ class Service:
     def generation(self, record: Record) -> Generation:
         """The record's generation with the edition that its order asks for, or that its share draws."""
         edition = self.choice.pick(record.model.get("digest") or record.order.model)
-        return Generation(record, self.spool, self.parts, edition, self._recipes[edition.digest])
+        return Generation(record, self.spool, self.parts, edition, self._recipes[edition.digest], self._secret)

@@ -74,6 +74,7 @@ class Settings(_Section):
     everybody where the service is `open`.
     `sources`: beginnings of s3:// addresses that videos may be fetched from. `spool`: a folder for results, which all
     ingress processes see; they are kept for `keep_s`. A process that is to end has `drain_s` to finish its music.
+    `watermark`: a file with the secret that all music is marked by; without one none is.
     """
 
     models: Annotated[tuple[ModelShare, ...], Field(min_length=1)] = (ModelShare(),)
@@ -87,6 +88,7 @@ class Settings(_Section):
     spool: str = "/tmp/v2meow-spool"  # noqa: S108
     keep_s: Annotated[float, Field(gt=0.0)] = 3600.0
     drain_s: Annotated[float, Field(ge=0.0)] = 600.0
+    watermark: str | None = None
 
     @model_validator(mode="after")
     def _shares(self) -> "Settings":

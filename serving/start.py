@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from serving.choice import resolve
 from serving.settings import Settings
+from v2meow.generate.watermark import read_secret
 
 _DRAIN_S = 2.0  # who ends a service at a terminal does not wait for others' music
 
@@ -21,7 +22,7 @@ def settings_for(
 ) -> Settings:
     """The settings of `v2meow serve`: what is given on the command line stands over the file.
 
-    SettingsError; BundleError, RegistryError or WorkspaceError for a model that is not there.
+    SettingsError; WatermarkError; BundleError, RegistryError or WorkspaceError for a model that is not there.
     """
     values: dict[str, Any] = {"drain_s": _DRAIN_S} | (read_settings(config) if config else {})
     if models:
@@ -34,6 +35,8 @@ def settings_for(
         raise SettingsError("others reach this address: give --keys FILE (`v2meow keys create NAME` makes one)")
     values.setdefault("open", not values.get("keys"))
     settings = validated(values)
+    if settings.watermark:
+        read_secret(Path(settings.watermark))
     for model in settings.models:
         resolve(model.name, Path(settings.workspace) if settings.workspace else None)
     return settings

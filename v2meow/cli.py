@@ -15,6 +15,7 @@ import typer
 
 from v2meow.cli_assets import app as assets_app
 from v2meow.cli_data import app as data_app
+from v2meow.cli_inspect import inspect
 from v2meow.cli_models import WorkspaceOption, chosen_workspace
 from v2meow.cli_models import app as models_app
 from v2meow.cli_serve import keys_app, serve
@@ -72,6 +73,7 @@ app.add_typer(data_app, name="data", rich_help_panel=_PROJECT)
 app.add_typer(flows_app, name="flows", rich_help_panel=_PROJECT)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(assets_app, name="assets", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_MODELS)(inspect)
 app.command(rich_help_panel=_MODELS)(serve)
 app.add_typer(keys_app, name="keys", rich_help_panel=_MODELS)
 app.add_typer(study_app, name="study", rich_help_panel=_MODELS)
@@ -289,6 +291,9 @@ def generate(
     ] = None,
     begin_seconds: Annotated[float, typer.Option(min=0.1, help="How much of that sound is kept.")] = 3.0,
     wav: Annotated[bool, typer.Option("--wav", help="Also write the music alone, as OUT.wav.")] = False,
+    watermark: Annotated[
+        Path | None, typer.Option(metavar="SECRET", help="Mark the sound by the secret in this file (see `inspect`).")
+    ] = None,
     folder: WorkspaceOption = None,
 ) -> None:
     """Generate music for a video.
@@ -306,7 +311,14 @@ def generate(
     from v2meow.generate.files import Order, generate_file
 
     order = Order(
-        prompt=prompt, seconds=seconds, seed=seed, takes=takes, begin=begin, begin_seconds=begin_seconds, wav=wav
+        prompt=prompt,
+        seconds=seconds,
+        seed=seed,
+        takes=takes,
+        begin=begin,
+        begin_seconds=begin_seconds,
+        wav=wav,
+        watermark=watermark,
     )
     _print_figures(generate_file(video, out, bundle, order))
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from v2meow.config import Recipe, VisualConfig
 from v2meow.encoders.visual import load_visual
 from v2meow.files import sha256
 from v2meow.generate.piece import Brief, Piece
-from v2meow.generate.pipeline import CHUNK_SECONDS, Cascade
+from v2meow.generate.pipeline import Cascade
 from v2meow.generate.provenance import comment, provenance
 from v2meow.generate.takes import agreement
+from v2meow.generate.watermark import marked, read_secret
 from v2meow.media import MediaError, Reader, write_wav
 from v2meow.progress import progress
 
@@ -26,7 +28,10 @@ FADE_SECONDS = 0.1  # at the end of a piece
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a person asks for. `begin` is a file whose first `begin_seconds` of sound the music begins with."""
+    """What a person asks for. `begin` is a file whose first `begin_seconds` of sound the music begins with.
+
+    `watermark` is a file with a secret that the music is marked by.
+    """
 
     prompt: str | None = None
     seconds: float | None = None
@@ -35,6 +40,7 @@ class Order:
     begin: Path | None = None
     begin_seconds: float = 3.0
     wav: bool = False
+    watermark: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,11 @@ def generate_file(video: Path, out: Path, model: Path, order: Order) -> dict[str
     """Score `video` into the MP4 `out` (and a WAV beside it) with the bundle `model`; returns what was done.
 
     The best of several takes becomes `out`, the next OUT-2.mp4 and so on. The same seed, video and model give the
-    same audio. MediaError, PromptError or BundleError with one line.
+    same audio. MediaError, PromptError, WatermarkError or BundleError with one line.
     """
     if out.suffix.lower() != ".mp4":
         raise MediaError(out, "the scored video is an MP4 file: give a name that ends in .mp4")
+    secret = read_secret(order.watermark) if order.watermark else None
     cascade = Cascade(model, pieces=order.takes)
     with Reader(cascade.recipe.media) as reader:
         pieces = _pieces(cascade, reader, video, order)
@@ -64,9 +71,10 @@ def generate_file(video: Path, out: Path, model: Path, order: Order) -> dict[str
         for number, take in enumerate(takes, 1):
             file = out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
             about = comment(provenance(bundle=cascade.bundle, seed=take.seed, video=seen, prompt=order.prompt))
-            reader.mux(video, take.waveform, rate, file, about)
+            sound = take.waveform if secret is None else marked(take.waveform, secret, cascade.bundle, rate)
+            reader.mux(video, sound, rate, file, about)
             if order.wav:
-                write_wav(file.with_suffix(".wav"), take.waveform, rate, about)
+                write_wav(file.with_suffix(".wav"), sound, rate, about)
     best, length = takes[0], pieces[0].brief.seconds
     level = 10 * math.log10(float(np.mean(best.waveform.astype(np.float64) ** 2)) + 1e-12)
     figures = {"out": str(out), "seconds": round(length, 3), "level_dbfs": round(level, 1), "seed": best.seed}
@@ -96,7 +104,7 @@ def _make(cascade: Cascade, pieces: list[Piece]) -> tuple[list[_Take], float]:
     """The takes, best first, and when the first sound was there."""
     chunks: list[list[Tensor]] = [[] for _ in pieces]
     first = math.inf
-    with progress("generate", len(pieces) * math.ceil(pieces[0].brief.seconds / CHUNK_SECONDS)) as bar:
+    with progress("generate", sum(len(piece.chunk_ends) for piece in pieces)) as bar:
         for number, chunk in cascade.stream(pieces):
             first = min(first, time.perf_counter())
             chunks[number].append(chunk)
@@ -132,17 +140,28 @@ def read_features(recipe: Recipe, reader: Reader, video: Path, seconds: float) -
     return tuple(map(torch.cat, zip(*features_by_clip(recipe, reader, video, seconds), strict=True)))
 
 
-def features_by_clip(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> Iterator[tuple[Tensor, ...]]:
-    """The same, a clip of each extractor after the other: who waits for the first need not wait for all."""
-    for clip in range(math.ceil(seconds / recipe.data.clip_seconds)):
-        yield tuple(torch.from_numpy(_clip_features(recipe, visual, reader, video, clip)) for visual in recipe.visual)
+def features_by_clip(recipe: Recipe, reader: Reader, video: Path, seconds: float) -> Generator[tuple[Tensor, ...]]:
+    """The same, a clip of each extractor after the other: who waits for the first need not wait for all.
+
+    Close it where it is not read to its end, while the file is still there.
+    """
+    clips = math.ceil(seconds / recipe.data.clip_seconds)
+    with ExitStack() as stack:
+        each = [
+            stack.enter_context(closing(_features(recipe, visual, reader, video, clips))) for visual in recipe.visual
+        ]
+        yield from zip(*each, strict=True)
 
 
-def _clip_features(recipe: Recipe, visual: VisualConfig, reader: Reader, video: Path, clip: int) -> np.ndarray:
-    """Features [V, width] of clip number `clip`."""
+def _features(recipe: Recipe, visual: VisualConfig, reader: Reader, video: Path, clips: int) -> Generator[Tensor]:
+    """Features [V, width] of one clip after the other, each from pictures beside it, too."""
     length = recipe.data.clip_seconds
     beside = math.ceil(round(visual.context_seconds * visual.rate, 6))  # rows that are computed and dropped
-    before = beside if clip else 0
-    start, span = clip * length - before / visual.rate, length + (before + beside) / visual.rate
-    frames = reader.frames(video, visual.frame_rate, visual.size, start, span, whole=visual.whole)
-    return load_visual(visual)(frames)[before : before + round(length * visual.rate)]
+    before = [beside if clip else 0 for clip in range(clips)]
+    parts = [
+        (clip * length - rows / visual.rate, length + (rows + beside) / visual.rate) for clip, rows in enumerate(before)
+    ]
+    read = reader.stretches(video, visual.frame_rate, visual.size, parts, whole=visual.whole)
+    with closing(read) as stretches:
+        for rows, frames in zip(before, stretches, strict=True):
+            yield torch.from_numpy(load_visual(visual)(frames)[rows : rows + round(length * visual.rate)])
