@@ -8,14 +8,17 @@ waits for decides what is asked for next. Its builder, `app`, is what a Serve co
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
+from ray.util import register_serializer
 
 from serving.api import make_app
 from serving.editions import read_served
@@ -27,7 +30,18 @@ from serving.settings import PART_NAMES, ModelShare, PartName, PartScaling, Sett
 from serving.workers import CodecWorker, StageWorker, TextWorker, VisualWorker, Worker
 from v2meow.config import StageName
 
+_NICE = 5  # stages let the parts around them go first: what comes together is decoded together, and costs less
 _UNBOUNDED = 10_000  # requests a replica takes in: the ingress bounds them, an engine queues fairly
+
+
+def _settle(threads: int) -> None:
+    """What every process does first. Tensors travel as arrays: by torch's own way each takes four times as long."""
+    torch.set_num_threads(threads)
+    register_serializer(torch.Tensor, serializer=torch.Tensor.numpy, deserializer=_tensor)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.copy())  # Ray's cannot be written to
 
 
 class _Warmed(Worker):
@@ -43,7 +57,7 @@ class VisualEncoder(VisualWorker, _Warmed):
     """Pictures to features."""
 
     def __init__(self, threads: int, room: int) -> None:
-        torch.set_num_threads(threads)
+        _settle(threads)
         super().__init__(room)
 
 
@@ -52,13 +66,14 @@ class TextEncoder(TextWorker, _Warmed):
     """Prompts to music-text vectors."""
 
     def __init__(self, threads: int, room: int) -> None:
-        torch.set_num_threads(threads)
+        _settle(threads)
         super().__init__(room)
 
 
 class _Stage(StageWorker, _Warmed):
     def __init__(self, stage: StageName, pieces: int, threads: int, room: int) -> None:
-        torch.set_num_threads(threads)
+        _settle(threads)
+        os.nice(_NICE)
         super().__init__(stage, pieces, room)
         self._shown = asyncio.ensure_future(show_loads(self))
 
@@ -83,7 +98,7 @@ class CodecDecoder(CodecWorker, _Warmed):
     """Codes to sound."""
 
     def __init__(self, threads: int, room: int) -> None:
-        torch.set_num_threads(threads)
+        _settle(threads)
         super().__init__(room)
 
 
@@ -94,7 +109,7 @@ class Ingress:
 
     def __init__(self, settings: Settings, threads: int, **handles: DeploymentHandle) -> None:
         logging.getLogger("v2meow").setLevel(logging.INFO)
-        torch.set_num_threads(threads)
+        _settle(threads)
         self._service = Service(settings, HandleParts(handles), RayMeters())
         self._doorkeeper = Doorkeeper(Path(settings.keys) if settings.keys else None)
 

@@ -41,6 +41,7 @@ class HandleParts:
 
     def __init__(self, handles: dict[str, DeploymentHandle]) -> None:
         self._handles = handles
+        self._contexts: dict[str, int] = {}  # by a bundle's digest
 
     async def see(self, edition: Edition, video: Path, seconds: float | None) -> AsyncGenerator[Seen]:
         content = await asyncio.to_thread(video.read_bytes)
@@ -76,7 +77,9 @@ class HandleParts:
                 yield codes
 
     async def context(self, edition: Edition) -> int:
-        return await _again(lambda: self._handles["codec"].context.remote(edition))
+        if edition.digest not in self._contexts:
+            self._contexts[edition.digest] = await _again(lambda: self._handles["codec"].context.remote(edition))
+        return self._contexts[edition.digest]
 
     async def sound(self, edition: Edition, codes: Tensor, first: int, end: int) -> Tensor:
         return await _again(lambda: self._handles["codec"].sound.remote(edition, codes.short(), first, end))

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +14,9 @@ import torch
 from torch import Tensor
 
 from serving.editions import Edition
-from v2meow.config import Recipe, StageName
+from v2meow.config import StageName
 from v2meow.generate.files import faded, fading
 from v2meow.generate.piece import Brief, Piece
-from v2meow.generate.pipeline import CHUNK_SECONDS
 from v2meow.generate.request import Request
 from v2meow.generate.windows import Window
 
@@ -147,7 +145,7 @@ class Performance:
         piece = self.piece
         if self._listening or piece.heard == piece.frames:
             return
-        self._end = min(piece.frames, piece.heard + chunk_frames(piece.recipe))
+        self._end = piece.chunk_end
         needed = min(piece.frames, self._end + self._context)
         if piece.ready["fine"] >= needed:
             self._listening = True
@@ -167,14 +165,8 @@ class Performance:
         elif stage == "coarse":
             ends = [later.end for later in piece.windows("fine")]
         else:
-            step = chunk_frames(piece.recipe)
-            ends = [end + self._context for end in takewhile(lambda end: end < piece.frames, count(step, step))]
+            ends = [end + self._context for end in piece.chunk_ends[:-1]]
         return sorted({end - window.start for end in ends if window.fresh < end < window.end})
-
-
-def chunk_frames(recipe: Recipe) -> int:
-    """Codec frames that are decoded to sound at once."""
-    return round(CHUNK_SECONDS * recipe.codec.rate)
 
 
 async def whole(looking: AsyncIterator[Seen]) -> Seen:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ def _see(recipe: Recipe, reader: Reader, video: bytes, seconds: float | None) ->
             file.write(video)
         length = reader.probe(path).seconds
         length = length if seconds is None else min(length, seconds)
-        for number, features in enumerate(features_by_clip(recipe, reader, path, length), 1):
-            yield Seen(features, length, last=number * recipe.data.clip_seconds >= length)
+        with closing(features_by_clip(recipe, reader, path, length)) as clips:
+            for number, features in enumerate(clips, 1):
+                yield Seen(features, length, last=number * recipe.data.clip_seconds >= length)
     finally:
         with suppress(FileNotFoundError):
             path.unlink()

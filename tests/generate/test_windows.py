@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from v2meow.generate.windows import advance
+from v2meow.generate.windows import advance, chunk_ends
 
 CASES = [(window, context) for window in (1, 2, 3, 7, 12) for context in range(window)]
 
@@ -34,3 +34,12 @@ def test_music_shorter_than_a_window_is_one_short_window(window, context):
     for total in range(1, window):
         assert advance(total, window, context) == [(0, total, 0)]
     assert advance(0, window, context) == []
+
+
+@pytest.mark.parametrize("total", [1, 24, 25, 26, 50, 51, 99, 100, 101, 1000])
+def test_chunks_of_sound_end_at_whole_seconds_and_reach_the_end(total):
+    """A codec that carries its state over, or reads whole segments, knows no other places to cut."""
+    ends = chunk_ends(total, 25)
+    assert ends[-1] == total and all(end % 25 == 0 for end in ends[:-1])
+    assert ends[0] <= 25 and ends == sorted(set(ends))
+    assert all(end - before <= 50 for before, end in itertools.pairwise([0, *ends]))

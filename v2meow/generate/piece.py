@@ -16,7 +16,7 @@ from torch import Tensor
 
 from v2meow.config import STAGES, Recipe, StageName
 from v2meow.generate.request import Request
-from v2meow.generate.windows import Window, advance
+from v2meow.generate.windows import Window, advance, chunk_ends
 from v2meow.model.lm import Conditions
 from v2meow.model.patterns import UNKNOWN
 
@@ -59,6 +59,7 @@ class Piece:
                 track[:, :count] = given[name][:, :count]
         self.ready: dict[StageName, int] = {name: _known(track) for name, track in self.tracks.items()}
         self.waiting = {name: self.windows(name) for name in STAGES}
+        self.chunk_ends = chunk_ends(self.frames, recipe.codec.rate)
         self.heard = 0  # codec frames whose sound was handed out
 
     @property
@@ -70,6 +71,11 @@ class Piece:
     def codes(self) -> Tensor:
         """Codes [K, T] of all levels, those of the first `ready["fine"]` frames whole."""
         return torch.cat((self.tracks["coarse"], self.tracks["fine"]))
+
+    @property
+    def chunk_end(self) -> int:
+        """Where the chunk of sound ends that comes next."""
+        return next(end for end in self.chunk_ends if end > self.heard)
 
     def windows(self, stage: StageName) -> list[Window]:
         """All windows of a stage, in frames of what it makes; the fine stage's context is in its coarse codes."""

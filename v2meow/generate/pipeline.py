@@ -20,8 +20,6 @@ from v2meow.generate.parts import StageEngine, TextTower, bundle_recipe, device,
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.windows import Window
 
-CHUNK_SECONDS = 1.0  # sound is decoded and handed out in pieces of this length
-
 
 class Cascade:
     """The three stages, the codec and the text tower of one bundle. Load it once, use it often."""
@@ -69,7 +67,7 @@ class Cascade:
         return torch.stack([torch.cat(parts) for parts in chunks])
 
     def stream(self, pieces: list[Piece]) -> Iterator[tuple[int, Tensor]]:
-        """Sound as it is made: (number of the piece, samples [n]), each piece's in order, CHUNK_SECONDS at a time.
+        """Sound as it is made: (number of the piece, samples [n]), each piece's in order, chunk by chunk.
 
         Closing the iterator gives up what is not done and frees its places in the engines at once.
         """
@@ -112,8 +110,7 @@ class Cascade:
 
     def _next_chunk(self, piece: Piece) -> tuple[int, int]:
         """Where the next chunk of a piece ends, and how many frames must be there to decode it."""
-        end = min(piece.frames, piece.heard + round(CHUNK_SECONDS * self.codec.config.rate))
-        return end, min(piece.frames, end + self.codec.context[1])
+        return piece.chunk_end, min(piece.frames, piece.chunk_end + self.codec.context[1])
 
     def _sound(self, pieces: list[Piece]) -> Iterator[tuple[int, Tensor]]:
         """Decode what can be decoded. Chunks stand on a fixed grid, so that they are the same however codes arrive."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+_CHUNK_S, _FIRST_CHUNKS_S = 2, (1, 1)  # each costs what its context and the way to the codec cost
+
 
 class Window(NamedTuple):
     """Frames `start` … `end` - 1, of which those before `fresh` are already known."""
@@ -23,3 +25,10 @@ def advance(total: int, window: int, context: int) -> list[Window]:
         windows.append(Window(max(0, end - window), end, fresh))
         fresh = end
     return windows
+
+
+def chunk_ends(total: int, rate: int) -> list[int]:
+    """The frames of `total` behind which sound is cut to be decoded and handed out: at whole seconds, soon at first."""
+    first = [rate * sum(_FIRST_CHUNKS_S[: count + 1]) for count in range(len(_FIRST_CHUNKS_S))]
+    ends = [*first, *range(first[-1] + _CHUNK_S * rate, total, _CHUNK_S * rate)]
+    return [*(end for end in ends if end < total), total]
