@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks import measure, peers
-from v2meow.config import STAGES, SamplingConfig, load_recipe, recipe_path
+from v2meow.config import STAGES, Recipe, SamplingConfig, StageName, load_recipe, recipe_path
 from v2meow.generate.engine import Engine
 from v2meow.generate.linear import Precision
 from v2meow.generate.request import Request
@@ -26,6 +26,7 @@ from v2meow.model.lm import Conditions, StageSpec, Stream, TokenLM, VisualInput,
 from v2meow.model.patterns import UNKNOWN
 
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
+SOUNDSTREAM_RATE = 50.0  # codec frames a second in the paper; EnCodec, which stands for it in the recipe, has 75
 SAMPLING = SamplingConfig(temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=1.0)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}  # of the peers
@@ -50,7 +51,8 @@ positions by cross-attention, and top-k 250; weights are random. int8 is compare
 More rows: `growth` (750 steps: median of the last fifth over that of the first), `staggered` (8 requests that come
 one after the other: time over that of 8 at once), `memory` (what an engine adds to the process over its weights and
 cache), `piece` (10 s of music by three stages of the paper recipe, one after the other, in layout delay and the lowest
-precision that the device has).
+precision that the device has; 75 codec frames a second, as EnCodec has), `piece-50hz` (the same at the paper's rate,
+that of SoundStream).
 
   uv run --extra extractors python -m benchmarks.decode --json
   uv run python -m benchmarks.decode --alone --case 4x256 --batch 1
@@ -76,7 +78,8 @@ MORE = {
     "growth": lambda: growth(CASES[2]),
     "staggered": lambda: staggered(CASES[2]),
     "memory": lambda: memory(CASES[1]),
-    "piece": lambda: piece("int8" if measure.device().type == "cpu" else "bfloat16"),
+    "piece": lambda: piece(_lowest()),
+    "piece-50hz": lambda: piece(_lowest(), SOUNDSTREAM_RATE),
 }
 
 
@@ -110,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _batches() -> list[int]:
     return [1, 8, 32, 64] if measure.device().type == "cuda" else [1, 8]
+
+
+def _lowest() -> Precision:
+    return "int8" if measure.device().type == "cpu" else "bfloat16"
 
 
 # ---- against peers
@@ -216,7 +223,7 @@ def _floor(case: Case, batch: int, precision: Precision, bandwidth: float) -> fl
     width, rows = case.width, 2 * batch
     weights = case.layers * (4 + 2 + 8) * width**2 + peers.CODEBOOKS * peers.BINS * width
     cached = case.layers * rows * 2 * (case.steps // 2 + CONDITIONS) * width
-    cache_bytes = 2 if measure.device().type == "cuda" and precision == "bfloat16" else 4
+    cache_bytes = 4 if precision == "float32" else 2
     reading = (weights * BYTES[precision] + cached * cache_bytes) / bandwidth
     arithmetic = 2 * rows * weights / measure.gemm_rate(DTYPES[precision])
     return reading if precision == "int8" else max(reading, arithmetic)
@@ -296,13 +303,15 @@ def memory(case: Case, batch: int = 8, frames: int = 500) -> dict[str, Any]:
     }
 
 
-def piece(precision: Precision, seconds: float = 10.0) -> dict[str, Any]:
-    """Seconds that each stage of the paper recipe takes for a piece, guided; the fine stage's windows go together."""
+def piece(precision: Precision, codec_rate: float | None = None, seconds: float = 10.0) -> dict[str, Any]:
+    """Seconds that each stage of the paper recipe takes for a piece, guided; the fine stage's windows go together.
+
+    `codec_rate` in frames a second is the recipe's own unless it is given.
+    """
     recipe = load_recipe(recipe_path("paper"))
-    taken = {}
+    rate, taken = codec_rate or recipe.codec.rate, {}
     for name in STAGES:
-        spec = stage_spec(recipe, name, visual_widths=(768, 1024), joint_width=512)
-        model = TokenLM(dataclasses.replace(spec, layout="delay", dropout=0.0)).to(measure.device())
+        model = TokenLM(piece_spec(recipe, name, rate)).to(measure.device())
         window = min(recipe.stage(name).window_seconds, seconds)
         requests = [_of_stage(model, window, seed) for seed in range(math.ceil(seconds / window))]
         rows = sum(len(request.rows(model.spec, recipe.sampling(name))) for request in requests)
@@ -311,8 +320,23 @@ def piece(precision: Precision, seconds: float = 10.0) -> dict[str, Any]:
         del model, engine
         gc.collect()
     figures = {f"{name}_s": seconds_taken for name, seconds_taken in taken.items()}
-    total = sum(taken.values())
-    return {"bench": "piece", "precision": precision, "seconds": seconds, **figures, "real_time": seconds / total}
+    return {
+        "bench": "piece",
+        "precision": precision,
+        "codec_rate": rate,
+        "seconds": seconds,
+        **figures,
+        "total_s": sum(taken.values()),
+        "real_time": seconds / sum(taken.values()),
+    }
+
+
+def piece_spec(recipe: Recipe, name: StageName, codec_rate: float) -> StageSpec:
+    """A stage of the recipe in layout delay, with so many codec frames a second."""
+    spec = stage_spec(recipe, name, visual_widths=(768, 1024), joint_width=512)
+    of_codec = {"semantic": (), "coarse": ("target",), "fine": ("target", "prefix")}[name]
+    streams = {stream: dataclasses.replace(getattr(spec, stream), rate=codec_rate) for stream in of_codec}
+    return dataclasses.replace(spec, layout="delay", dropout=0.0, **streams)
 
 
 def _of_stage(model: TokenLM, seconds: float, seed: int) -> Request:

@@ -45,7 +45,7 @@ def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1)
     offsets = (OFFSET * weight.sum(1)).to(torch.int32)
     layer = Layer(kind, weight.data_ptr(), _scales(kind).numpy(), offsets.numpy())
     for thread in range(threads):
-        project(layer, x.numpy(), rows, y.numpy(), scratch, thread, threads)
+        project(layer, x.numpy(), rows, y.numpy(), scratch, (weight.data_ptr(), 0), thread, threads)
     return y[:rows]
 
 
@@ -122,12 +122,13 @@ def test_gelu_is_that_of_pytorch():
     np.testing.assert_allclose(found, F.gelu(torch.from_numpy(x).double()).numpy(), atol=1e-6)
 
 
-def test_attention_is_that_of_pytorch():
-    """One query, with scores so far apart that exponentials vanish."""
-    query, keys, values = torch.randn(1, 32) * 9, torch.randn(20, 32), torch.randn(20, 32)
-    found = torch.empty(32)
-    maths.attend(query[0].numpy(), keys.numpy(), values.numpy(), np.empty(20, np.float32), found.numpy(), 0)
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(query, keys, values)[0], atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_gelu_covers_its_columns_and_no_others(rows):
+    x = torch.randn(rows, 48)
+    found = x.clone()
+    maths.activate(found.numpy(), rows, 8, 40)
+    expected = torch.cat((x[:, :8], F.gelu(x[:, 8:40]), x[:, 40:]), 1)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])

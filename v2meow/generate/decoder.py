@@ -5,6 +5,9 @@ of a small model, so a step makes as few as it can. Weights of norms are multipl
 of embeddings stand in one, and query, key and value are turned by their rotary angles together. On CPUs the step is
 compiled as a whole, see `native`.
 
+Where weights are rounded, keys and values are kept in bfloat16: with long windows, a step reads as much of them as of
+weights.
+
 Legend: n rows, K codebooks, D width, H heads, P places of the cache, M places of memory.
 """
 
@@ -20,6 +23,8 @@ from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block, KeyValues, rotary
 
 Linear = Callable[[Tensor], Tensor]
+
+_PLACES, _LINE = 16, 64  # places and bytes that `native` reads at a time: the cache holds whole ones
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Place:
 
 
 class Storage:
-    """Keys and values of one attention in one tensor [rows, 2, H, P, D / H]."""
+    """Keys and values of one attention in one tensor [rows, 2, H, P, D / H], which may be less precise than both."""
 
     def __init__(self, both: Tensor) -> None:
         self.both = both
@@ -50,9 +55,9 @@ class Storage:
         """The storage of rows `first` … `end` - 1."""
         return KeyValues(self.both[first:end, 0], self.both[first:end, 1])
 
-    def seen(self, rows: int, span: int) -> tuple[Tensor, Tensor]:
+    def seen(self, rows: int, span: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first `span` keys and values of the first `rows` rows: [rows, H, span, D / H] each."""
-        used = self.both[:rows, :, :, :span]
+        used = self.both[:rows, :, :, :span].to(dtype)
         return used[:, 0], used[:, 1]
 
 
@@ -79,15 +84,22 @@ class Decoder:
         lower(model, precision)
         self.model, spec = model, model.spec
         like, self._heads, self._half = model.norm.weight, spec.heads, model.head_width // 2
-        shape = (rows, 2, spec.heads)
-        self.all_cache = like.new_zeros(spec.layers, *shape, places, model.head_width)
-        self.all_memory = like.new_zeros(spec.layers if spec.encoder_layers else 0, *shape, memory, model.head_width)
-        self.cache = [Storage(part) for part in self.all_cache]
-        self.memory = [Storage(part) for part in self.all_memory] or [None] * spec.layers
+        dtype = like.dtype if precision == "float32" else torch.bfloat16
+        width = -(-model.head_width * dtype.itemsize // _LINE) * _LINE // dtype.itemsize
+
+        def storage(layers: int, count: int) -> Tensor:
+            shape = (layers, rows, 2, spec.heads, -(-count // _PLACES) * _PLACES, width)
+            return torch.zeros(shape, dtype=dtype, device=like.device)
+
+        self.all_cache = storage(spec.layers, places)
+        self.all_memory = storage(spec.layers if spec.encoder_layers else 0, memory)
+        self.cache = [Storage(part[..., : model.head_width]) for part in self.all_cache]
+        memories = [Storage(part[..., : model.head_width]) for part in self.all_memory]
+        self.memory = memories or [None] * spec.layers
         self.table = _one_table(model.embed)
         self._first_rows = torch.arange(spec.target.levels, device=like.device) * (spec.target.bins + 1)
         self.angles = _angles(model, steps)
-        self._shape = (spec.width,)
+        self._shape, self._dtype = (spec.width,), like.dtype
         self._layers = [_layer(block) for block in model.blocks]  # type: ignore[arg-type]
         self._places = torch.arange(max(places, memory), device=like.device)
 
@@ -101,15 +113,15 @@ class Decoder:
         where = here.place.view(-1, 1, 1, 1, 1).expand(rows, 2, self._heads, 1, 2 * self._half)
         for layer, cache, memory in zip(self._layers, self.cache, self.memory, strict=True):
             qkv = layer.qkv(F.layer_norm(x, self._shape)).view(rows, 3, self._heads, 1, -1)
-            turned = torch.addcmul(qkv * cos, qkv.roll(self._half, -1), sin).to(cache.both.dtype)
-            cache.both[:rows].scatter_(3, where, turned[:, 1:])
-            keys, values = cache.seen(rows, here.span)
+            turned = torch.addcmul(qkv * cos, qkv.roll(self._half, -1), sin).to(x.dtype)
+            cache.both[:rows].scatter_(3, where, turned[:, 1:].to(cache.both.dtype))
+            keys, values = cache.seen(rows, here.span, x.dtype)
             mixed = F.scaled_dot_product_attention(turned[:, 0], keys, values, attn_mask=mask)
             x = x + layer.out(mixed.reshape(rows, width))
             if memory and layer.query and layer.cross_out:
                 query = layer.query(F.layer_norm(x, self._shape)).view(rows, self._heads, 1, -1)
                 query = torch.addcmul(query * cos[:, 0], query.roll(self._half, -1), sin[:, 0]).to(x.dtype)
-                keys, values = memory.seen(rows, here.memory)
+                keys, values = memory.seen(rows, here.memory, x.dtype)
                 mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=memory_mask)
                 x = x + layer.cross_out(mixed.reshape(rows, width))
             x = x + layer.down(layer.up(F.layer_norm(x, self._shape)))
@@ -118,7 +130,7 @@ class Decoder:
     def _reach(self, length: Tensor, span: int) -> Tensor:
         """Additive mask [n, 1, 1, span]: the first `length` [n] places may be seen."""
         hidden = self._places[:span] >= length[:, None]
-        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self.all_cache.dtype)
+        reach = torch.zeros(hidden.shape, device=hidden.device, dtype=self._dtype)
         return reach.masked_fill_(hidden, -torch.inf)[:, None, None]
 
 

@@ -10,7 +10,6 @@ from numba.extending import intrinsic
 
 from v2meow.generate.linear import LARGEST, SMALLEST
 from v2meow.generate.native.dots import OFFSET
-from v2meow.generate.native.vectors import LINE, fetch
 
 # How all functions here are compiled. Nothing says that numbers are finite: all the rest of what lets sums be reordered
 # and fused. Division by nought is infinite, as for NumPy: a loop that might raise an error is not made of vectors.
@@ -33,7 +32,17 @@ def _bits_to_float(_: Any, bits: Any) -> Any:
     return float32(int32), generate  # type: ignore[call-overload]
 
 
+def _float_to_bits(_: Any, number: Any) -> Any:
+    """The bits of a float32."""
+
+    def generate(context: Any, builder: Any, _: Any, given: tuple[ir.Value]) -> ir.Value:
+        return builder.bitcast(given[0], ir.IntType(32))
+
+    return int32(float32), generate  # type: ignore[call-overload]
+
+
 as_float: Any = intrinsic(_bits_to_float)
+as_bits: Any = intrinsic(_float_to_bits)
 
 
 @njit(**FAST, inline="always")
@@ -84,39 +93,6 @@ def turn(x, cos, sin, out):
         out[half + i] = x[half + i] * cos[half + i] + x[i] * sin[half + i]
 
 
-@njit(**FAST)
-def attend(query, keys, values, shares, out, following):
-    """Attention of a query [D / H] to keys and values [P, D / H], into out; `shares` [P or more] is scratch.
-
-    Values are fetched while keys are read, and the `following` head's keys, at an address, while values are: there are
-    too few of each for the hardware to see what comes.
-    """
-    places, width = keys.shape
-    lines, ahead = width * 4 // LINE, values.ctypes.data
-    scale = float32(1) / math.sqrt(float32(width))
-    highest = float32(-math.inf)
-    for p in range(places):
-        score = float32(0)
-        for i in range(width):
-            score += query[i] * keys[p, i]
-        shares[p] = score * scale
-        highest = max(highest, shares[p])
-        for line in range(lines):
-            fetch(ahead + (p * lines + line) * LINE)
-    total = float32(0)
-    for p in range(places):
-        shares[p] = exp_of_negative(shares[p] - highest)
-        total += shares[p]
-    for i in range(width):
-        out[i] = float32(0)
-    for p in range(places):
-        share = shares[p] / total
-        for i in range(width):
-            out[i] += share * values[p, i]
-        for line in range(lines):
-            fetch(following + (p * lines + line) * LINE)
-
-
 @njit(**EXACT)
 def round_rows(x, rows, wide, out, scales):
     """Rows of x [N, I], each by its largest number, as bytes with OFFSET into `out`, `wide` apart; their scales.
@@ -146,7 +122,24 @@ def _largest(x):
 @njit(**EXACT)
 def scale_back(y, rows, first, last, offsets, scales, row_scales):
     """The sums in columns first … last - 1 of y [N, O], which are int32, become the products in float32."""
+    offsets, scales = offsets[first:last], scales[first:last]
     for row in range(rows):
-        found = y[row].view(np.int32)
-        for i in range(first, last):
-            y[row, i] = float32(found[i] - offsets[i]) * (row_scales[row] * scales[i])
+        here, row_scale = y[row, first:last], row_scales[row]
+        for i in range(len(here)):  # one array and its bits: of two views, a compiler must fear that they overlap
+            here[i] = float32(as_bits(here[i]) - offsets[i]) * (row_scale * scales[i])
+
+
+@njit(**FAST)
+def activate(x, rows, first, last):
+    """GELU over columns first … last - 1 of x [N, O]."""
+    for row in range(rows):
+        here = x[row, first:last]  # not an element of two indices, of which a compiler makes no vectors
+        for i in range(len(here)):
+            here[i] = gelu(here[i])
+
+
+@njit(**FAST)
+def add(x, y):
+    """x += y, both [n]."""
+    for i in range(len(x)):
+        x[i] += y[i]

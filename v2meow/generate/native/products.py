@@ -81,11 +81,12 @@ def columns(y, thread, threads):
 
 
 @njit(**FAST)
-def project(layer, x, rows, y, scratch, thread, threads):
+def project(layer, x, rows, y, scratch, after, thread, threads):
     """y [N, O] = x [N, I] times the layer's weights: this thread's columns of y.
 
     One or two rows go through tiles of their own. More go through in groups, and y's rows beyond the last are
-    overwritten.
+    overwritten. `after` are the address and the bytes of what this thread reads next: with its last tiles, it fetches
+    that.
     """
     kind, sums = layer.kind, scratch.sums.ctypes.data
     first, last = columns(y, thread, threads)
@@ -94,28 +95,36 @@ def project(layer, x, rows, y, scratch, thread, threads):
         round_rows(x, rows, wide, scratch.rounded, scratch.scales)
         from_x = scratch.rounded.ctypes.data
     line, groups = wide * SIZES[kind], (rows + GROUP - 1) // GROUP
-    out = first
+    out, end = first, layer.weights + last * line
     while out < last:
         at, to_y = layer.weights + out * line, y.ctypes.data + 4 * out
+        ahead = _ahead(at, end, after)
         if rows == 1:
-            _one(kind, at, from_x, to_y, sums, at + AHEAD, wide, tall, 0, wide)
+            _one(kind, at, from_x, to_y, sums, ahead, wide, tall, 0, wide)
             out += OUTS
         elif rows == 2:
-            _two(kind, at, from_x, to_y, sums, at + AHEAD, wide, tall, 0, wide)
+            _two(kind, at, from_x, to_y, sums, ahead, wide, tall, 0, wide)
             out += OUTS
         else:
             outs = _WIDE if last - out >= _WIDE else _NARROW
-            _many(kind, groups, outs, at, from_x, to_y, sums, wide, tall)
+            _many(kind, groups, outs, at, from_x, to_y, sums, ahead, wide, tall)
             out += outs
     if kind == INT8:
         scale_back(y, rows, first, last, layer.offsets, layer.scales, scratch.scales)
 
 
+@njit(inline="always")
+def _ahead(at, end, after):
+    """What is fetched while the tile at `at` is read: what comes AHEAD of it, or behind `end` of what comes after."""
+    behind = at + AHEAD - end
+    return at + AHEAD if behind < 0 else after[0] + min(behind, after[1])
+
+
 @njit
-def _many(kind, groups, outs, weights, x, y, sums, wide, tall):
+def _many(kind, groups, outs, weights, x, y, sums, ahead, wide, tall):
     """One tile of weights with all groups of rows, a few columns at a time if there are several groups.
 
-    Together the groups fetch as much of what comes AHEAD as the tile itself holds, evenly: memory is never idle.
+    Together the groups fetch as much from `ahead` on as the tile itself holds, evenly: memory is never idle.
     """
     at_once, size = wide if groups == 1 else COLUMNS[kind], outs * wide * SIZES[kind]
     row = wide * (1 if kind == INT8 else 4)  # bytes of x
@@ -125,11 +134,11 @@ def _many(kind, groups, outs, weights, x, y, sums, wide, tall):
         for group in range(groups):
             from_x, to_y = x + GROUP * group * row, y + 4 * GROUP * group * tall
             kept = sums + 4 * LANES * GROUP * _WIDE * group
-            ahead = weights + AHEAD + size * done // (wide * groups)
+            line = ahead + size * done // (wide * groups)
             if outs == _NARROW:
-                _left(kind, weights, from_x, to_y, kept, ahead, wide, tall, first, end)
+                _left(kind, weights, from_x, to_y, kept, line, wide, tall, first, end)
             elif groups < _OFTEN:
-                _all(kind, weights, from_x, to_y, kept, ahead, wide, tall, first, end)
+                _all(kind, weights, from_x, to_y, kept, line, wide, tall, first, end)
             else:
-                _part(kind, weights, from_x, to_y, kept, ahead, wide, tall, first, end)
+                _part(kind, weights, from_x, to_y, kept, line, wide, tall, first, end)
             done += end - first

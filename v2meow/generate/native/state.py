@@ -25,6 +25,7 @@ class NativeState(State):
         spec, decoder = model.spec, self.decoder
         arrays = self._buffers() | {
             "weights": self._matrices.addresses,
+            "begins": self._matrices.begins(self._team.size),
             "scales": self._matrices.scales,
             "offsets": self._matrices.offsets,
             "qkv_bias": torch.stack([block.attention.qkv.bias for block in model.blocks]),  # type: ignore
@@ -32,8 +33,8 @@ class NativeState(State):
             "table": decoder.table,
             "cos": decoder.angles[:, 0, 0, 0, 0].contiguous(),
             "sin": decoder.angles[:, 1, 0, 0, 0].contiguous(),
-            "cache": decoder.all_cache,
-            "memory": decoder.all_memory,
+            "cache": decoder.all_cache.view(torch.uint16),
+            "memory": decoder.all_memory.view(torch.uint16),
             **{name: getattr(self, name) for name in ("sequence", "numbers", "step", "offset", "owner", "heard")},
             "copies": self.copies,
             "shares_of_copies": self.weights,
@@ -43,6 +44,7 @@ class NativeState(State):
             kind=self._matrices.kind,
             heads=spec.heads,
             cross=bool(spec.encoder_layers),
+            halves=decoder.all_cache.dtype == torch.bfloat16,
             temperature=float(config.temperature),
             top_k=config.top_k,
             top_p=float(config.top_p),
@@ -55,7 +57,8 @@ class NativeState(State):
 
     def _buffers(self) -> dict[str, Tensor]:
         spec, rows, threads = self.decoder.model.spec, whole_groups(self.rows), self._team.size
-        wide = padded(spec.width)
+        wide, head = padded(spec.width), self.decoder.all_cache.shape[-1]
+        most = max(self.decoder.all_cache.shape[-2], self.decoder.all_memory.shape[-2])
         widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT8])
         return {
             "arrived": torch.zeros(1, dtype=torch.int64),
@@ -65,11 +68,13 @@ class NativeState(State):
             "mixed": torch.zeros(rows, wide),
             "wide": torch.zeros(rows, padded(spec.feed_forward)),
             "narrow": torch.zeros(rows, wide),
-            "shares": torch.zeros(threads, max(self.capacity, self.pictures + 1)),
+            "shares": torch.zeros(threads, most),
             "sums": torch.zeros(threads, rows * OUTS * LANES),
             "rounded": torch.zeros(threads, rows * widest, dtype=torch.uint8),
             "row_scales": torch.zeros(threads, rows),
-            "query": torch.zeros(threads, spec.width // spec.heads),
+            "turned": torch.zeros(threads, 2, head),
+            "highest": torch.zeros(threads, LANES),
+            "mixing": torch.zeros(threads, head),
             "logits": torch.zeros(rows, padded(spec.target.levels * spec.target.bins)),
             "guided": torch.zeros(threads, spec.target.bins),
         }

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from v2meow.generate.native.dots import AHEAD
 from v2meow.generate.native.draw import draw
-from v2meow.generate.native.maths import FAST, attend, gelu, normalise, turn
+from v2meow.generate.native.heads import attend_to_itself, attend_to_memory, first_keys
+from v2meow.generate.native.maths import FAST, activate, add, normalise
 from v2meow.generate.native.products import Layer, Scratch, columns, project, share
 from v2meow.generate.native.team import meet
 from v2meow.model.patterns import UNKNOWN
@@ -24,14 +26,18 @@ QKV, OUT, QUERY, CROSS_OUT, UP, DOWN = range(6)  # of a block's matrices
 class Plan(NamedTuple):
     """All that a step reads and writes. Widths of buffers are those of weights: padded.
 
-    `weights` are addresses [blocks + 1, 6], the last line that of the head; `scales` and `offsets`
-    [blocks + 1, 6, O] are those of int8 weights. `cos` and `sin` are [steps, D / H], `table` [K * (bins + 1), D].
+    `weights` are addresses [blocks + 1, 6], the last line that of the head, and `begins` [threads, blocks + 1, 6] those
+    of each thread's share; `scales` and `offsets` [blocks + 1, 6, O] are those of int8 weights. `cos` and `sin` are
+    [steps, D / H], `table` [K * (bins + 1), D]. The cache is seen as numbers of 16 bits: with `halves` they are
+    bfloat16, else halves of float32.
     """
 
     kind: int
     heads: int
     cross: bool
+    halves: bool
     weights: np.ndarray
+    begins: np.ndarray
     scales: np.ndarray
     offsets: np.ndarray
     qkv_bias: np.ndarray
@@ -39,8 +45,8 @@ class Plan(NamedTuple):
     table: np.ndarray
     cos: np.ndarray
     sin: np.ndarray
-    cache: np.ndarray  # [blocks, N, 2, H, P, D / H]
-    memory: np.ndarray  # [blocks, N, 2, H, M, D / H]
+    cache: np.ndarray  # [blocks, N, 2, H, P, numbers in whole lines]
+    memory: np.ndarray  # [blocks, N, 2, H, M, numbers in whole lines]
     arrived: np.ndarray  # see `meet`
     x: np.ndarray  # [N, D]
     normed: np.ndarray  # [threads, N, D]
@@ -52,7 +58,9 @@ class Plan(NamedTuple):
     sums: np.ndarray  # [threads, N * OUTS * LANES]
     rounded: np.ndarray  # [threads, N * F]
     row_scales: np.ndarray  # [threads, N]
-    query: np.ndarray  # [threads, D / H]
+    turned: np.ndarray  # [threads, 2, D / H in whole lines]
+    highest: np.ndarray  # [threads, LANES]
+    mixing: np.ndarray  # [threads, D / H in whole lines]
     logits: np.ndarray  # [N, K * bins]
     guided: np.ndarray  # [threads, bins]
     # What a `State` carries from step to step:
@@ -91,10 +99,9 @@ def _step(parts, requests, rows, met, thread, threads):
     millisecond. `met` is how often the team has met before.
     """
     plan = Plan(*parts)
-    heads, normed = plan.heads, plan.normed[thread]
+    heads, normed, begins = plan.heads, plan.normed[thread], plan.begins[thread]
     scratch = Scratch(plan.sums[thread], plan.rounded[thread], plan.row_scales[thread])
-    head_width = plan.cos.shape[1]
-    width = heads * head_width
+    width = heads * plan.cos.shape[1]
     first, last = share(rows, thread, threads)
     for row in range(first, last):
         request = plan.owner[row]
@@ -103,56 +110,35 @@ def _step(parts, requests, rows, met, thread, threads):
     first, last = share(rows * heads, thread, threads)
     for block in range(len(plan.cache)):
         _normalise_all(plan.x, rows, width, normed)
-        project(_layer(plan, block, QKV), normed, rows, plan.qkv, scratch, thread, threads)
+        after = first_keys(plan, block, first, last)
+        project(_layer(plan, block, QKV), normed, rows, plan.qkv, scratch, after, thread, threads)
         met = meet(plan.arrived, met, threads)
-        for item in range(first, last):
-            row, head = item // heads, item % heads
-            at = plan.step[plan.owner[row]]
-            place = plan.offset[plan.owner[row]] + at
-            cos, sin = plan.cos[at], plan.sin[at]
-            where, bias = slice(head * head_width, (head + 1) * head_width), plan.qkv_bias[block]
-            parts = plan.qkv[row, : 3 * width].reshape(3, width)
-            _add(parts[0, where], bias[:width][where])
-            _add(parts[1, where], bias[width : 2 * width][where])
-            _add(parts[2, where], bias[2 * width :][where])
-            keys, values = plan.cache[block, row, 0, head], plan.cache[block, row, 1, head]
-            turn(parts[0, where], cos, sin, plan.query[thread])
-            turn(parts[1, where], cos, sin, keys[place])
-            _copy(parts[2, where], values[place])
-            seen = place + 1
-            following = keys.ctypes.data + keys.size * 4
-            keys, values = keys[:seen], values[:seen]
-            attend(plan.query[thread], keys, values, plan.shares[thread], plan.mixed[row, where], following)
+        attend_to_itself(plan, block, first, last, thread, begins[block, OUT])
         met = meet(plan.arrived, met, threads)
-        _project_and_add(_layer(plan, block, OUT), plan.mixed, rows, plan.narrow, plan.x, scratch, thread, threads)
+        after = begins[block, QUERY if plan.cross else UP], AHEAD
+        _project_and_add(_layer(plan, block, OUT), plan.mixed, rows, plan, scratch, after, thread, threads)
         met = meet(plan.arrived, met, threads)
         if plan.cross:
             _normalise_all(plan.x, rows, width, normed)
-            project(_layer(plan, block, QUERY), normed, rows, plan.narrow, scratch, thread, threads)
+            after = begins[block, CROSS_OUT], AHEAD
+            project(_layer(plan, block, QUERY), normed, rows, plan.narrow, scratch, after, thread, threads)
             met = meet(plan.arrived, met, threads)
-            for item in range(first, last):
-                row, head = item // heads, item % heads
-                where, seen = slice(head * head_width, (head + 1) * head_width), plan.heard[row]
-                at = plan.step[plan.owner[row]]
-                _add(plan.narrow[row, where], plan.query_bias[block, where])
-                turn(plan.narrow[row, where], plan.cos[at], plan.sin[at], plan.query[thread])
-                keys, values = plan.memory[block, row, 0, head], plan.memory[block, row, 1, head]
-                following = keys.ctypes.data + keys.size * 4
-                keys, values = keys[:seen], values[:seen]
-                attend(plan.query[thread], keys, values, plan.shares[thread], plan.mixed[row, where], following)
+            attend_to_memory(plan, block, first, last, thread, begins[block, CROSS_OUT])
             met = meet(plan.arrived, met, threads)
-            _project_and_add(
-                _layer(plan, block, CROSS_OUT), plan.mixed, rows, plan.narrow, plan.x, scratch, thread, threads
-            )
+            after = begins[block, UP], AHEAD
+            _project_and_add(_layer(plan, block, CROSS_OUT), plan.mixed, rows, plan, scratch, after, thread, threads)
             met = meet(plan.arrived, met, threads)
         _normalise_all(plan.x, rows, width, normed)
-        project(_layer(plan, block, UP), normed, rows, plan.wide, scratch, thread, threads)
-        _activate(plan.wide, rows, thread, threads)
+        after = begins[block, DOWN], AHEAD
+        project(_layer(plan, block, UP), normed, rows, plan.wide, scratch, after, thread, threads)
+        activate(plan.wide, rows, *columns(plan.wide, thread, threads))
         met = meet(plan.arrived, met, threads)
-        _project_and_add(_layer(plan, block, DOWN), plan.wide, rows, plan.narrow, plan.x, scratch, thread, threads)
+        after = begins[block + 1, QKV], AHEAD  # or the head
+        _project_and_add(_layer(plan, block, DOWN), plan.wide, rows, plan, scratch, after, thread, threads)
         met = meet(plan.arrived, met, threads)
     _normalise_all(plan.x, rows, width, normed)
-    project(_layer(plan, -1, 0), normed, rows, plan.logits, scratch, thread, threads)
+    after = begins[0, QKV], AHEAD
+    project(_layer(plan, -1, 0), normed, rows, plan.logits, scratch, after, thread, threads)
     met = meet(plan.arrived, met, threads)
     levels = plan.sequence.shape[2]
     first, last = share(requests * levels, thread, threads)
@@ -197,18 +183,6 @@ def _embed(codes, table, out):
             out[i] += entry[i]
 
 
-@njit(**FAST)
-def _add(x, y):
-    for i in range(len(x)):
-        x[i] += y[i]
-
-
-@njit
-def _copy(x, out):  # by NumPy's assignment it takes seconds to compile
-    for i in range(len(x)):
-        out[i] = x[i]
-
-
 @njit
 def _normalise_all(x, rows, width, out):
     """Every thread normalises all rows for itself: sooner done than waited for."""
@@ -217,22 +191,12 @@ def _normalise_all(x, rows, width, out):
 
 
 @njit(**FAST)
-def _activate(x, rows, thread, threads):
-    """GELU over this thread's share of columns, those that it has just computed."""
-    first, last = columns(x, thread, threads)
+def _project_and_add(layer, x, rows, plan, scratch, after, thread, threads):
+    """The plan's x += x times the weights, by way of `narrow`."""
+    project(layer, x, rows, plan.narrow, scratch, after, thread, threads)
+    first, last = columns(plan.narrow, thread, threads)
     for row in range(rows):
-        for i in range(first, last):
-            x[row, i] = gelu(x[row, i])
-
-
-@njit(**FAST)
-def _project_and_add(layer, x, rows, y, total, scratch, thread, threads):
-    """total += x times the weights, by way of y."""
-    project(layer, x, rows, y, scratch, thread, threads)
-    first, last = columns(y, thread, threads)
-    for row in range(rows):
-        for i in range(first, last):
-            total[row, i] += y[row, i]
+        add(plan.x[row, first:last], plan.narrow[row, first:last])
 
 
 def sources(folder: Path = Path(__file__).parent) -> int:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 LANES = 16  # numbers of 32 bits a vector
 LINE = 64  # bytes of a cache line, and of a vector
@@ -46,6 +44,13 @@ def lanes(builder: Any, one: Any, other: Any, numbers: Sequence[int]) -> ir.Valu
     return builder.shuffle_vector(one, ir.Constant(one.type, None) if other is None else other, mask)
 
 
+def spread(builder: Any, value: ir.Value) -> ir.Value:
+    """A vector that has a number in all lanes."""
+    kind = ir.VectorType(value.type, LANES)  # type: ignore[attr-defined]
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return lanes(builder, one, one, [0] * LANES)
+
+
 def sums(builder: Any, vectors: Sequence[ir.Value]) -> list[ir.Value]:
     """The sum over each of `vectors` of LANES numbers or fewer, LANES sums to a vector.
 
@@ -77,14 +82,3 @@ def fetch_lines(builder: Any, address: ir.Value, count: int) -> None:
     for number in range(count):
         place = builder.inttoptr(builder.add(address, word(number * LINE)), BYTE.as_pointer())
         builder.call(prefetch, [place, *how])
-
-
-def _fetch_a_line(_: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, _: Any, given: tuple[ir.Value]) -> ir.Value:
-        fetch_lines(builder, given[0], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
-
-
-fetch: Any = intrinsic(_fetch_a_line)  # ask for the cache line at an address

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from v2meow.generate.linear import RoundedLinear
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, OFFSET, STRIDES
+from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, OFFSET, OUTS, STRIDES
 from v2meow.generate.native.vectors import LANES
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block
@@ -27,7 +27,7 @@ class Matrices:
         self.kind = _KINDS[layers[0].weight.dtype]  # type: ignore[index]
         sizes = [padded(layer.weight.shape[0]) * self._wide(layer) for layer in layers]  # type: ignore[index]
         self.buffer = torch.zeros(sum(sizes), dtype=layers[0].weight.dtype)  # type: ignore[call-overload]
-        self.addresses = torch.zeros(len(lines), _A_BLOCK, dtype=torch.int64)
+        self.addresses, self._outs, self._apart = torch.zeros(3, len(lines), _A_BLOCK, dtype=torch.int64)
         tallest = max(padded(layer.weight.shape[0]) for layer in layers) if self.kind == INT8 else 0  # type: ignore
         self.scales = torch.zeros(len(lines), _A_BLOCK, tallest)
         self.offsets = torch.zeros(len(lines), _A_BLOCK, tallest, dtype=torch.int32)
@@ -37,10 +37,17 @@ class Matrices:
                 if layer:
                     part = next(parts)
                     self.addresses[number, place] = part.data_ptr()
+                    self._outs[number, place] = padded(layer.weight.shape[0])  # type: ignore[index]
+                    self._apart[number, place] = self._wide(layer) * part.element_size()
                     self._take(layer, part)
                     if isinstance(layer, RoundedLinear) and layer.scale is not None:
                         self.scales[number, place, : len(layer.scale)] = layer.scale
                         self.offsets[number, place, : len(layer.scale)] = OFFSET * layer.weight.sum(1)
+
+    def begins(self, threads: int) -> Tensor:
+        """Addresses [threads, blocks + 1, 6] at which each thread's share of each matrix begins, see `columns`."""
+        first = [self._outs // OUTS * thread // threads * OUTS for thread in range(threads)]
+        return torch.stack([self.addresses + rows * self._apart for rows in first])
 
     def _wide(self, layer: nn.Module) -> int:
         return padded(layer.weight.shape[1], STRIDES[self.kind])  # type: ignore[index]
