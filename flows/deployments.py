@@ -30,8 +30,14 @@ POOL = "v2meow"
 GPU = "gpu"  # the limit that steps with `limit: gpu` hold
 _WORKSPACE = "{{ $V2MEOW_WORKSPACE }}"
 _GONE = "Not heard of: its process was killed."
-_LOST_S = 540  # without a heartbeat, of which there is one every 180 s
-_BEAT, _ENDED = "prefect.flow-run.heartbeat", ("Completed", "Failed", "Cancelled", "Crashed")
+_LOST_S = 540.0  # without a heartbeat, of which there is one every 180 s
+_TOLD = """{{
+  "run": {{{{ flow_run.name | tojson }}}},
+  "state": {{{{ flow_run.state.name | tojson }}}},
+  "message": {{{{ flow_run.state.message | tojson }}}},
+  "link": "{page}/runs/flow-run/{{{{ flow_run.id }}}}"
+}}"""
+_ALIVE = ("Pending", "Running", "heartbeat")  # what a run that lives says; it is to say something again
 
 
 def template() -> Path:
@@ -41,7 +47,7 @@ def template() -> Path:
     return packed if packed.is_file() else package.parent / "prefect.yaml"
 
 
-def deploy(workspace: Path, *, gpus: int = 1, webhook: str = "") -> list[str]:
+def deploy(workspace: Path, *, gpus: int = 1, webhook: str = "", lost_s: float = _LOST_S) -> list[str]:
     """Make everything that the server needs for this workspace; the deployments' names.
 
     `webhook` is called with a line of JSON when a run fails or crashes, "" for nobody. Needs PREFECT_API_URL.
@@ -56,7 +62,7 @@ def deploy(workspace: Path, *, gpus: int = 1, webhook: str = "") -> list[str]:
         deployment = _deployment(said, limits)
         deployment.apply(work_pool_name=said["work_pool"]["name"])
         names.append(f"{deployment.flow_name}/{deployment.name}")
-    _automate(_zombies())
+    _automate(_zombies(lost_s))
     if webhook:
         _automate(_notification(webhook))
     return names
@@ -97,32 +103,31 @@ def _schedules(flow: str, limits: RetrainConfig) -> list[Schedule]:
     return []
 
 
-def _zombies() -> AutomationCore:
+def _zombies(lost_s: float) -> AutomationCore:
     """A run that has not been heard of is marked crashed, so that its place is free: its process was killed."""
     return AutomationCore(
         name="v2meow: runs that vanished",
         trigger=EventTrigger(
-            after={_BEAT},
-            expect={_BEAT, *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            after={f"prefect.flow-run.{word}" for word in _ALIVE},
+            expect={"prefect.flow-run.*"},  # states have names of their own: Nothing new
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=_LOST_S),
+            within=timedelta(seconds=lost_s),
         ),
-        actions=[
-            ChangeFlowRunState(
-                name=None, force=False, state=StateType.CRASHED, message="Not heard of: its process was killed."
-            )
-        ],
+        actions=[ChangeFlowRunState(name=None, force=False, state=StateType.CRASHED, message=_GONE)],
     )
 
 
 def _notification(webhook: str) -> AutomationCore:
     """Somebody is told of a run that failed: a step, the gate, a promotion."""
+    from prefect.blocks.fields import SecretDict
     from prefect.blocks.webhook import Webhook
+    from prefect.settings import PREFECT_UI_URL
 
-    block = Webhook(method="POST", url=SecretStr(webhook), allow_private_urls=True)
+    headers = SecretDict({"Content-Type": "application/json"})
+    block = Webhook(method="POST", url=SecretStr(webhook), headers=headers, allow_private_urls=True)
     identity = block.save("v2meow-failures", overwrite=True)
     assert isinstance(identity, UUID)
     return AutomationCore(
@@ -138,8 +143,7 @@ def _notification(webhook: str) -> AutomationCore:
         actions=[
             CallWebhook(
                 block_document_id=identity,
-                payload='{"run": "{{ flow_run.name }}", "state": "{{ flow_run.state.name }}", '
-                '"message": {{ flow_run.state.message | tojson }}}',
+                payload=_TOLD.format(page=PREFECT_UI_URL.value()),  # the server need not know its own address
             )
         ],
     )

@@ -34,6 +34,11 @@ def trial(kind: str, numbers: dict[str, Any], reasons: Iterable[str]) -> None:
     _table(kind, rows, "; ".join(reasons) or "passed")
 
 
+def drift(columns: dict[str, dict[str, Any]]) -> None:
+    """How the figures of videos that came lie beside those of the last dataset."""
+    _table("drift", [{"figure": name} | found for name, found in columns.items()], "New videos beside the last dataset")
+
+
 def decision(text: str) -> None:
     """What a promotion came to, and why."""
     _markdown("decision", text)

@@ -26,7 +26,7 @@ from flows import pages
 from v2meow import probe, release
 from v2meow.config import PromotionConfig, load_recipe
 from v2meow.files import write_json
-from v2meow.registry import REGISTRY_VARIABLE, Registry, RegistryError, Version
+from v2meow.registry import REGISTRY_VARIABLE, ConflictError, Registry, RegistryError, Version
 from v2meow.release import MODEL_NAME
 
 _ACTOR = "promote"
@@ -59,6 +59,8 @@ def promote(folder: str, model: str = MODEL_NAME, endpoint: str = "") -> State[A
     limits = load_recipe(home / "recipe.yaml").promotion
     endpoint = endpoint or limits.endpoint
     registry = release.registry(home)
+    if "staging" not in registry.state(model).stages:
+        return Completed(name="Nothing new", message=f"no version of {model} is in staging")
     version = registry.find(f"{model}@staging")
     name, before = f"{model}@{version.name}", registry.state(model).stages.get("production")
     if before == version.name and _seen_in_production(registry, version):
@@ -73,7 +75,7 @@ def promote(folder: str, model: str = MODEL_NAME, endpoint: str = "") -> State[A
             registry.promote(model, version.name, "production", actor=_ACTOR, expected_previous=before)
         serves(registry, version, endpoint, limits)
     except (RefusedError, RegistryError, probe.ProbeError) as reason:
-        given_back = give_back(registry, version)
+        given_back = give_back(registry, version, str(reason))
         pages.decision(f"**{name} was refused**: {reason}.\n\n{given_back}")
         return Failed(message=f"{name} was refused: {reason}; {given_back}")
     pages.decision(f"**{name} is in production**, where {before or 'nothing'} was before.")
@@ -153,7 +155,7 @@ def approval(registry: Registry, version: Version, limits: PromotionConfig) -> N
 
 
 @task(**_PLAIN)
-def give_back(registry: Registry, version: Version) -> str:
+def give_back(registry: Registry, version: Version, reason: str) -> str:
     """Take the stages that the version holds from it, and tell who has them."""
     told = []
     for stage in ("production", "staging"):
@@ -162,8 +164,11 @@ def give_back(registry: Registry, version: Version) -> str:
         try:
             holder = registry.rollback(version.model, stage, actor=_ACTOR).name
             told.append(f"{stage} is {holder} again")
-        except RegistryError as reason:  # it was the first one ever
-            told.append(f"{stage} stays: {reason}")
+        except ConflictError as other:
+            told.append(f"{stage} is not ours to give back: {other}")
+        except RegistryError:  # it was the first one ever: nobody is to be tried, or served, with what was refused
+            registry.withdraw(version.model, stage, actor=_ACTOR, reason=reason)
+            told.append(f"nothing is in {stage}, as before")
     return "; ".join(told) or "nothing had to be given back"
 
 

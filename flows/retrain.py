@@ -16,13 +16,14 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import pages
+from flows import owed, pages
+from flows.alone import alone
 from flows.cost import Meter
 from flows.steps import Pipeline
 from v2meow import release, workspace
 from v2meow.config import STAGES, Recipe, load_recipe
 from v2meow.files import read_json
-from v2meow.registry import REGISTRY_VARIABLE, Version
+from v2meow.registry import REGISTRY_VARIABLE, Registry, Version
 from v2meow.release import MODEL_NAME
 
 STAGED = "v2meow.model.staged"  # the event that a version took staging
@@ -38,9 +39,49 @@ def retrain(folder: str, reason: str = "asked for") -> State[Any]:
     Completed as `Nothing new` where there was nothing to do. Failed where a step failed, and where the gate did not
     pass: nothing is registered then.
     """
-    home, log = Path(folder).resolve(), get_run_logger()
+    home = Path(folder).resolve()
     os.environ.setdefault(REGISTRY_VARIABLE, str(home / "registry"))  # the worktree has none of its own
-    start = refresh(home)
+    with alone(home, get_run_logger().info), owed.until_ended(home):
+        return _bring_up(home)
+
+
+@task(**_NETWORK)
+def refresh(home: Path) -> str:
+    """The revision to start from: what stands in the workspace, with what its git remote has."""
+    return workspace.refresh(home)
+
+
+@task(**_NETWORK)
+def deliver(home: Path, branch: str) -> str:
+    """The run's branch in the workspace's own, here and in its git remote."""
+    return workspace.deliver(home, branch)
+
+
+@task(**_NETWORK)
+def store(home: Path) -> bool:
+    """What was made, in DVC's remote."""
+    return workspace.store(home)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def register(place: Path) -> Version:
+    """The bundle as a version, in staging unless it was there before; each of both happens once.
+
+    Its trial is asked for, and again by a run that finds that none has begun: this one may be killed before it asks.
+    """
+    version = release.register(place, MODEL_NAME)
+    registry = release.registry(place)
+    new = all(event.version.name != version.name for event in registry.state(MODEL_NAME).hand_overs("staging"))
+    if new:
+        key = f"{_ACTOR} {version.bundle}"
+        registry.promote(MODEL_NAME, version.name, "staging", actor=_ACTOR, idempotency_key=key)
+    if new or (load_recipe(place / "recipe.yaml").promotion.endpoint and _untried(registry, version)):
+        emit_event(STAGED, {"prefect.resource.id": f"v2meow.model.{MODEL_NAME}"}, payload={"version": version.name})
+    return version
+
+
+def _bring_up(home: Path) -> State[Any]:
+    log, start = get_run_logger(), refresh(home)
     branch = f"runs/{_run_id()}"
     with workspace.worktree(home, start, branch) as place:
         recipe = load_recipe(place / "recipe.yaml")
@@ -66,36 +107,6 @@ def retrain(folder: str, reason: str = "asked for") -> State[Any]:
     return outcome
 
 
-@task(**_NETWORK)
-def refresh(home: Path) -> str:
-    """The revision to start from: what stands in the workspace, with what its git remote has."""
-    return workspace.refresh(home)
-
-
-@task(**_NETWORK)
-def deliver(home: Path, branch: str) -> str:
-    """The run's branch in the workspace's own, here and in its git remote."""
-    return workspace.deliver(home, branch)
-
-
-@task(**_NETWORK)
-def store(home: Path) -> bool:
-    """What was made, in DVC's remote."""
-    return workspace.store(home)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def register(place: Path) -> Version:
-    """The bundle as a version, in staging unless it was there before; each of both happens once."""
-    version = release.register(place, MODEL_NAME)
-    registry = release.registry(place)
-    if all(event.version.name != version.name for event in registry.state(MODEL_NAME).hand_overs("staging")):
-        key = f"{_ACTOR} {version.bundle}"
-        registry.promote(MODEL_NAME, version.name, "staging", actor=_ACTOR, idempotency_key=key)
-        emit_event(STAGED, {"prefect.resource.id": f"v2meow.model.{MODEL_NAME}"}, payload={"version": version.name})
-    return version
-
-
 def _release(place: Path, *, changed: bool) -> State[Any]:
     """How the run ends: with a version in staging, at the gate, or with nothing to do."""
     if not (place / release.VERDICT).is_file():
@@ -109,6 +120,12 @@ def _release(place: Path, *, changed: bool) -> State[Any]:
     version = register(place)
     told = f"{version.model}@{version.name} is registered"
     return Completed(message=told) if changed else Completed(name="Nothing new", message=told)
+
+
+def _untried(registry: Registry, version: Version) -> bool:
+    """Whether the version holds staging, and nothing is known yet of how it does there."""
+    state = registry.state(version.model)
+    return state.stages.get("staging") == version.name and not state.reports(version)
 
 
 def _run_id() -> str:

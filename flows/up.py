@@ -19,6 +19,14 @@ import httpx
 HOME = Path(".dvc/tmp/prefect")  # in the workspace: the database, and what the server writes
 _LOOPBACK = "127.0.0.1"
 _START_S, _STOP_S, _LOOK_S = 120.0, 40.0, 1.0
+# Few runs of a schedule are made beforehand, where Prefect makes a hundred: all are late at once when a clock is set
+# forward or a machine slept, and SQLite hangs for minutes while they are cancelled.
+_SCHEDULER = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "8",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "2",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT120S",
+}
+_SET_BACK_S = 60.0  # by less a clock is corrected now and then
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -35,6 +43,7 @@ def environment(workspace: Path, port: int, database: str = "") -> dict[str, str
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
+        **_SCHEDULER,
     }
     if database:
         given["PREFECT_API_DATABASE_CONNECTION_URL"] = database
@@ -61,26 +70,34 @@ class Up:
         return names
 
     def keep(self, ended: threading.Event) -> None:
-        """Start again what dies, until `ended`."""
+        """Start again what dies, until `ended`; and tell the schedules anew where the clock was set back."""
+        clock = Clock()
         while not ended.wait(_LOOK_S):
             if self.children["server"].poll() is not None:
                 self._start_server()
             if self.children["worker"].poll() is not None and self._healthy():
                 self._start_worker()
+            if clock.was_set_back():
+                with suppress(UpError):  # it is tried again at the next look
+                    self._after_set_back()
+                    clock = Clock()
 
     def end(self) -> None:
         """Stop the worker, which stops its runs, then the server."""
         for name in ("worker", "server"):
-            child = self.children.get(name)
-            if child is None:
-                continue
-            with suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        child = self.children.get(name)
+        if child is None:
+            return
+        with suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
     def _start_server(self) -> None:
         self._spawn("server", "server", "start", "--host", _LOOPBACK, "--port", str(self.port))
@@ -101,15 +118,30 @@ class Up:
                 start_new_session=True,  # Ctrl-C is for us: we end them in order
             )
 
+    def _after_set_back(self) -> None:
+        """Else nothing would run until the hour that the clock had reached: the server's own services wait for it, too.
+
+        Runs that are under way outlive the server.
+        """
+        self._stop("server")
+        self._start_server()
+        self._wait("server", self._healthy)
+        self._deploy()
+        self._in_child("from flows.asking import catch_up; catch_up()")
+
     def _deploy(self) -> list[str]:
-        """In a child: Prefect reads its settings when it is imported."""
         script = "import sys; from pathlib import Path; from flows.deployments import deploy; "
         script += "print('\\n'.join(deploy(Path(sys.argv[1]), gpus=int(sys.argv[2]), webhook=sys.argv[3])))"
-        command = [sys.executable, "-c", script, str(self.workspace), str(self._gpus), self._webhook]
+        told = self._in_child(script, str(self.workspace), str(self._gpus), self._webhook)
+        return told.split("\n")[-5:-1] if told else []
+
+    def _in_child(self, script: str, *arguments: str) -> str:
+        """What a script prints: Prefect reads its settings when it is imported. UpError with its last words."""
+        command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if done.returncode:
             raise UpError(f"the flows could not be deployed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-        return done.stdout.split("\n")[-5:-1] if done.stdout else []
+        return done.stdout
 
     def _healthy(self) -> bool:
         with suppress(httpx.HTTPError):
@@ -122,6 +154,19 @@ class Up:
             if self.children[name].poll() is not None or time.monotonic() > deadline:
                 raise UpError(f"Prefect's {name} did not start: see {self.logs / f'{name}.log'}")
             time.sleep(0.2)
+
+
+class Clock:
+    """The wall clock beside one that nobody sets."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+
+    def was_set_back(self) -> bool:
+        """Whether it is more than a minute behind where it would be by now."""
+        ahead = time.time() - time.monotonic()
+        self._ahead = max(self._ahead, ahead)
+        return ahead < self._ahead - _SET_BACK_S
 
 
 def run(workspace: Path, port: int, database: str = "", webhook: str = "", gpus: int = 1) -> None:

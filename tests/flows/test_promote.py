@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "serving"))  # where the service
 
 from local_server import LocalServer, Loop  # pyright: ignore[reportMissingImports]
 
+from flows import promote as promotion
 from flows.promote import promote, rollback
 from serving.editions import Edition
 from serving.local import LocalParts
@@ -58,6 +59,17 @@ class Fragile(LocalParts):
             yield seen
 
 
+def register(registry: Registry, place: Path, folder: Path, approvals: tuple[str, ...] = ()) -> str:
+    """Register a bundle that passed its gate and put it into staging; its version."""
+    verdict = place / "verdict.json"
+    write_json(verdict, {"passed": True, "bundle": bundle.verify(folder), "recipe": "nano", "criteria": [{}]})
+    version = registry.register(
+        MODEL, folder, verdict, data_version="d", git_revision="g", actor="ada", approvals=approvals
+    )
+    registry.promote(MODEL, version.name, "staging", actor="ada")
+    return version.name
+
+
 class Shop:
     """A workspace's registry with version v1 in production, and a service of both stages."""
 
@@ -72,13 +84,7 @@ class Shop:
 
     def release(self, folder: Path, approvals: tuple[str, ...] = ()) -> str:
         """Register a bundle and put it into staging; its version."""
-        verdict = self.place / "verdict.json"
-        write_json(verdict, {"passed": True, "bundle": bundle.verify(folder), "recipe": "nano", "criteria": [{}]})
-        version = self.registry.register(
-            MODEL, folder, verdict, data_version="d", git_revision="g", actor="ada", approvals=approvals
-        )
-        self.registry.promote(MODEL, version.name, "staging", actor="ada")
-        return version.name
+        return register(self.registry, self.place, folder, approvals)
 
     def attest(self, version: str, kind: str) -> None:
         digest = self.registry.find(f"{MODEL}@{version}").bundle
@@ -189,6 +195,26 @@ def test_a_silent_version_does_not_pass_its_smoke_requests(shop, models, tmp_pat
     ended = here.promote()
     assert ended.is_failed() and "silence" in str(ended.message)
     assert here.stages == {"staging": "v1", "production": "v1"} and here.reports("v2") == {"smoke": False}
+
+
+@pytest.mark.slow
+def test_the_first_version_ever_leaves_staging_empty_when_it_fails(server, models, tmp_path, monkeypatch):
+    """There is none to give staging back to; what was refused must not hold it, nor be tried again at every event."""
+    monkeypatch.setenv(REGISTRY_VARIABLE, str(tmp_path / "registry"))
+    monkeypatch.setattr(promotion, "_SEEN_S", 1.0)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny.values({"promotion": LIMITS})))
+    registry = Registry(tmp_path / "registry")
+    register(registry, tmp_path, models[0])
+    ended = promote(str(tmp_path), endpoint="http://127.0.0.1:1", return_state=True)
+    assert ended.is_failed() and "nothing is in staging, as before" in str(ended.message)
+    last = registry.state(MODEL).history[-1]
+    assert (last.kind, last.version.name, last.actor) == (
+        "withdraw",
+        "v1",
+        "promote",
+    ) and "serves nothing" in last.evidence
+    assert registry.state(MODEL).stages == {}
+    assert promote(str(tmp_path), endpoint="http://127.0.0.1:1", return_state=True).name == "Nothing new"
 
 
 @pytest.mark.slow

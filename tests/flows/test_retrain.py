@@ -113,8 +113,9 @@ def test_a_killed_run_is_gone_on_with(server, small, started, monkeypatch):
 
 @pytest.mark.long
 def test_of_two_runs_at_once_both_end_well_and_register_one_version(small, started):
-    """Two schedulers, or a person and one: the same bundle must not become two versions."""
+    """Two schedulers, or a person and one: the same bundle must not become two versions, nor be paid for twice."""
     said = [child.communicate(timeout=240)[0] for child in (started(small), started(small))]
+    assert sorted(trace(small)) == ["gather", "left", "right"]
     assert all("v2meow@v1 is registered" in words for words in said), said
     assert [event.kind for event in release.registry(small).state("v2meow").history] == ["register", "assign"]
     assert workspace.stale(small) == [] and workspace.undelivered(small) == []
