@@ -248,3 +248,55 @@ def test_files_hold_no_field_that_says_nothing(registry, tmp_path):
     new = json.loads((registry.root / MODEL / "log" / "00000001.json").read_text())
     old = json.loads((Path(__file__).parent / "old_log" / "00000001.json").read_text())
     assert new.keys() - old.keys() == {"nonce"} and new["version"].keys() == old["version"].keys()
+
+
+# Withdrawals: the first version of all
+
+
+def test_the_first_version_ever_can_be_taken_out_again(registry, tmp_path):
+    """There is nothing to roll back to: what failed its trial would hold staging until another came."""
+    register_many(registry, tmp_path, 1)
+    registry.promote(MODEL, "v1", "staging", actor="ada")
+    attest(registry, tmp_path, "v1", passed=False)
+    event = registry.withdraw(MODEL, "staging", actor="promote", reason="smoke: silence", idempotency_key="k")
+    assert (event.kind, event.version.name, event.evidence) == ("withdraw", "v1", "smoke: silence")
+    again = Registry(registry.root)  # as another process reads it
+    assert again.state(MODEL).stages == {} and again.state(MODEL).holders("staging") == []
+    assert again.withdraw(MODEL, "staging", actor="promote", reason="smoke: silence", idempotency_key="k") == event
+    with pytest.raises(RegistryError, match="no version of v2meow holds staging"):
+        again.find(f"{MODEL}@staging")
+    with pytest.raises(RegistryError, match="no version holds it"):
+        again.rollback(MODEL, "staging", actor="ada")
+    again.promote(MODEL, "v1", "staging", actor="ada")
+    assert again.state(MODEL).stages == {"staging": "v1"}
+
+
+def test_what_was_withdrawn_from_production_needs_a_new_report(registry, tmp_path):
+    """As after a rollback: what was found before it failed there says nothing now."""
+    register_many(registry, tmp_path, 1)
+    registry.promote(MODEL, "v1", "staging", actor="ada")
+    attest(registry, tmp_path, "v1")
+    produce(registry, "v1")
+    registry.withdraw(MODEL, "production", actor="ada", reason="it stutters")
+    with pytest.raises(RegistryError, match="no smoke report since it was rolled back"):
+        produce(registry, "v1")
+
+
+@pytest.mark.parametrize(("retired", "refusal"), [(False, "can go back to v1"), (True, None)])
+def test_only_what_has_nobody_before_it_is_withdrawn(retired, refusal, staged):
+    """Where somebody can take the stage, it must not become empty by mistake."""
+    if retired:
+        staged.retire(MODEL, "v1", actor="ada", reason="licence")
+        assert staged.withdraw(MODEL, "staging", actor="ada", reason="bad").version.name == "v2"
+        assert staged.state(MODEL).stages == {}
+    else:
+        with pytest.raises(RegistryError, match=refusal):
+            staged.withdraw(MODEL, "staging", actor="ada", reason="bad")
+    with pytest.raises(RegistryError, match="needs a reason"):
+        staged.withdraw(MODEL, "staging", actor="ada", reason=" ")
+
+
+def test_an_empty_stage_has_nothing_to_withdraw(registry, tmp_path):
+    register_many(registry, tmp_path, 1)
+    with pytest.raises(RegistryError, match="no version holds v2meow@staging"):
+        registry.withdraw(MODEL, "staging", actor="ada", reason="bad")

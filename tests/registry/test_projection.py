@@ -104,6 +104,17 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(place):
         assert found.version == f"{version}.0.0"
 
 
+def test_gto_finds_nothing_in_a_stage_that_was_withdrawn(place):
+    """Else `dvc artifacts get` goes on giving what was refused."""
+    api = pytest.importorskip("gto.api")
+    state = Registry(place / "registry").state(MODEL)
+    holder, last = state.versions[state.stages["production"]], state.history[-1]
+    event = replace(last, kind="withdraw", stage="production", version=holder, number=last.number + 1, report=None)
+    projected = wanted(place, replace(state, history=(*state.history, event)))
+    set_tags(place, projected, lambda name: gto.is_tag_of(MODEL, name))
+    assert not api.find_versions_in_stage(str(place), MODEL, "production")
+
+
 def test_the_tags_do_not_depend_on_who_makes_them_or_when(place, tmp_path, monkeypatch):
     """Else two machines would push over each other for ever."""
     release.project(place)

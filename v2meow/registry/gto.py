@@ -77,10 +77,10 @@ def _names(event: Event, absent: bool, assigned: dict[str, str]) -> Iterator[tup
     """Names and commits of an event's tags; `assigned` is brought up to date."""
     version, commit = event.version, event.version.git_revision
     release = f"{version.model}@{version.name}.0.0"
-    if event.kind in ("assign", "rollback") and event.stage:
+    if event.kind in ("assign", "rollback", "withdraw") and event.stage:
         if before := assigned.pop(event.stage, None):
             yield f"{version.model}#{event.stage}!#{event.number}", before
-        if not absent:
+        if not absent and event.kind != "withdraw":
             assigned[event.stage] = commit
             yield f"{version.model}#{event.stage}#{event.number}", commit
     elif not absent and event.kind == "register":

@@ -1,4 +1,4 @@
-"""What can be done with models: register, attest, approve, promote, roll back, retire, find; and who wins a race.
+"""What can be done with models: register, attest, approve, promote, roll back, withdraw, retire, find; who wins a race.
 
 Every request is checked against the folded log, and the event that follows from it takes the log's next number or is
 not written at all. Knows nothing of training or serving, and trusts nothing but files that name the very bundle.
@@ -227,6 +227,37 @@ class Registry:
             )
 
         return self._write(state, decide, idempotency_key, ("rollback", None, stage), usable=True).version
+
+    def withdraw(self, model: str, stage: str, *, actor: str, reason: str, idempotency_key: str | None = None) -> Event:
+        """Take `stage` from the first version that ever held it, so that none does; a rollback has nobody to go to.
+
+        RegistryError where an earlier version can take it, or none holds it; ConflictError when the stage changed hands
+        meanwhile.
+        """
+        check_stage(stage)
+        if not reason.strip():
+            raise RegistryError(f"withdrawing what holds {model}@{stage} needs a reason")
+        state = self.state(model)
+        holders = state.holders(stage)
+
+        def decide(state: ModelState) -> Event:
+            if state.holders(stage) != holders:
+                raise conflict(state, stage, holders[-1] if holders else None)
+            if not holders:
+                raise RegistryError(f"no version holds {model}@{stage}")
+            if earlier := [name for name in holders[:-1] if name not in state.retired]:
+                raise RegistryError(f"{model}@{stage} can go back to {earlier[-1]}: roll it back")
+            return Event(
+                kind="withdraw",
+                version=state.versions[holders[-1]],
+                evidence=reason.strip(),
+                actor=actor,
+                stage=stage,
+                expected_previous=holders[-1],
+                idempotency_key=idempotency_key,
+            )
+
+        return self._write(state, decide, idempotency_key, ("withdraw", None, stage))
 
     def retire(self, model: str, version: str, *, actor: str, reason: str, idempotency_key: str | None = None) -> Event:
         """Close every stage to the version for good; return the event, or the one that retired it before.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-Kind = Literal["register", "assign", "rollback", "retire", "approve", "attest"]
-_HAND_OVERS = ("assign", "rollback")  # the kinds by which a stage changes hands
+Kind = Literal["register", "assign", "rollback", "withdraw", "retire", "approve", "attest"]
+_HAND_OVERS = ("assign", "rollback", "withdraw")  # the kinds by which a stage changes hands
+_FALLS = ("rollback", "withdraw")  # those by which a version loses it
 
 
 class RegistryError(ValueError):
@@ -47,7 +48,7 @@ class Event:
 
     kind: Kind
     version: Version
-    evidence: str  # what allowed it; of an approval or a retirement, the person's words
+    evidence: str  # what allowed it; of an approval, a withdrawal or a retirement, the words of whoever did it
     actor: str
     stage: str | None = None
     expected_previous: str | None = None  # the version that held the stage; None when none did
@@ -80,7 +81,7 @@ class ModelState:
     @cached_property
     def stages(self) -> dict[str, str]:
         """The version that holds each stage; a stage that none holds is absent."""
-        return {stage: holders[-1] for stage, holders in sorted(self._holders.items())}
+        return {stage: holders[-1] for stage, holders in sorted(self._holders.items()) if holders}
 
     @cached_property
     def retired(self) -> dict[str, Event]:
@@ -119,11 +120,9 @@ class ModelState:
         return next((e for e in events if (e.kind, e.stage, e.version.bundle) == asked), None)
 
     def fell(self, version: Version, stage: str) -> int:
-        """The number of the event by which `version` was last rolled back from `stage`; 0 if never."""
-        return max(
-            (e.number for e in self.hand_overs(stage) if (e.kind, e.expected_previous) == ("rollback", version.name)),
-            default=0,
-        )
+        """The number of the event by which `version` last lost `stage` as no good for it; 0 if never."""
+        lost = (e for e in self.hand_overs(stage) if e.kind in _FALLS and e.expected_previous == version.name)
+        return max((e.number for e in lost), default=0)
 
     @cached_property
     def _holders(self) -> dict[str, list[str]]:
@@ -132,6 +131,9 @@ class ModelState:
             if event.stage is None or event.kind not in _HAND_OVERS:
                 continue
             holders = stages.setdefault(event.stage, [])
+            if event.kind == "withdraw":
+                holders.clear()
+                continue
             if event.kind == "rollback":
                 del holders[-1:]
                 while holders and holders[-1] != event.version.name:
