@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from v2meow.config import STAGES
-from v2meow.generate.linear import integer_products, lower
+from v2meow.generate.linear import RoundedLinear, integer_products, lower, round_rows, rounded
 
 TOLERANCES = {"float32": 1e-6, "bfloat16": 6e-3, "int8": 1e-2}  # relative errors of one layer on random data
 
@@ -56,6 +56,19 @@ def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_company():
     layer, x = _lowered(nn.Linear(64, 128), "int8"), torch.randn(70, 64)
     together = layer(x)
     assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in range(70))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_that_are_rounded_a_few_at_a_time_come_out_as_all_at_once(bias):
+    """Many rows take turns in the cache of a core; each must meet its own scale, and x must stay as it was."""
+    layer, x = rounded(nn.Linear(64, 128, bias=bias), "int8"), torch.randn(3, 50, 64)
+    assert isinstance(layer, RoundedLinear) and layer.scale is not None
+    before = x.clone()
+    rows, scales = round_rows(x)
+    sums = integer_products(rows.flatten(0, 1), layer.weight).unflatten(0, (3, 50))
+    expected = sums.float() * (scales * layer.scale)
+    assert torch.equal(layer(x), expected if layer.bias is None else expected + layer.bias)
+    assert torch.equal(x, before)
 
 
 def test_int8_keeps_outputs_of_zero():

@@ -18,7 +18,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 LARGEST = 127  # of int8, on both sides of nought
 SMALLEST = 1e-12  # that the largest number of a row counts as: a row of zeros has a scale, too
-_AT_ONCE = 256  # rows, so that what is between rounding and scaling stays in the cache of a core
+_AT_ONCE = 64  # rows that are rounded, or scaled, together: what is computed on the way stays in a core's cache
 _EXACT = 1024  # products of int8 that float32 adds up exactly: 127 x 127 x 1024 is below 2^24
 
 
@@ -40,10 +40,11 @@ class RoundedLinear(nn.Module):
 
     def _of_bytes(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [N, I] times the weights: [N, O]."""
-        y = x.new_empty(len(x), len(self.weight))
-        for some, out in zip(x.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
-            rows, scales = round_rows(some)
-            torch.mul(integer_products(rows, self.weight).float(), scales * scale, out=out)
+        rounded = [round_rows(some) for some in x.split(_AT_ONCE)]
+        sums = integer_products(torch.cat([rows for rows, _ in rounded]), self.weight)
+        y = x.new_empty(sums.shape)
+        for (_, scales), some, out in zip(rounded, sums.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
+            torch.mul(some.float(), scales * scale, out=out)
         return y
 
 
