@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
+from flows import owed
 from flows.retrain import retrain, store
 from flows.up import Up
 from v2meow import release
@@ -34,9 +35,11 @@ def test_what_was_made_while_the_remote_was_away_is_stored_by_the_next_run(serve
     )
     assert retrain(str(small), return_state=True).is_failed()
     assert release.registry(small).models() == [], "a version whose data is nowhere else was registered"
+    assert owed.is_owed(small), "nobody would ask again before the next video"
     remote.unlink()
     assert retrain(str(small), return_state=True).is_completed()
     assert sorted(trace(small)) == ["gather", "left", "right"] and any(remote.rglob("*"))
+    assert not owed.is_owed(small)
     assert [event.kind for event in release.registry(small).state("v2meow").history] == ["register", "assign"]
 
 

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import TaskRun, TaskRunResult
 from prefect.context import FlowRunContext
 from processes import wait_for
 
+from flows import owed
 from flows.cost import Meter
 from flows.retrain import retrain
 from flows.steps import Pipeline
@@ -93,6 +94,7 @@ def test_a_model_that_fails_its_gate_is_not_registered(server, small):
     (small / "data/raw/one.mp4").write_text("bad")
     ended = retrain(str(small), return_state=True)
     assert ended.is_failed() and "goodness" in str(ended.message)
+    assert not owed.is_owed(small), "another run would fare no better"
     assert release.registry(small).models() == []
     assert retrain(str(small), return_state=True).is_completed(), "it is told once, not at every schedule"
 
