@@ -22,7 +22,7 @@ class Served:
 
 def resolve(name: str, workspace: Path | None) -> Edition:
     """The edition that a name stands for now. BundleError, RegistryError or WorkspaceError."""
-    label = standing(name, workspace)
+    label = standing(name, workspace) or name  # of an empty stage the registry says what is wrong
     folder = release.find_model(label, workspace)
     model, _, version = label.partition("@")
     registered = bool(version) and release.has_registry(workspace)
@@ -31,13 +31,17 @@ def resolve(name: str, workspace: Path | None) -> Edition:
     return Edition(bundle.verify(folder), str(folder.resolve()), label, data)
 
 
-def standing(name: str, workspace: Path | None) -> str:
-    """The label of what a name stands for now, which is cheap to ask: MODEL@v3 for MODEL@STAGE, else the name."""
+def standing(name: str, workspace: Path | None) -> str | None:
+    """The label of what a name stands for now, which is cheap to ask: MODEL@v3 for MODEL@STAGE, else the name.
+
+    None for a stage that is empty again.
+    """
     model, _, wanted = name.partition("@")
     if not release.has_registry(workspace) or wanted not in DEPLOYMENT_STAGES:
         return name
-    version = release.registry(workspace).state(model).stages.get(wanted)
-    return name if version is None else f"{model}@{version}"
+    state = release.registry(workspace).state(model)
+    version = state.stages.get(wanted)
+    return f"{model}@{version}" if version else None if state.versions else name
 
 
 class Choice:

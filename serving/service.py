@@ -43,7 +43,7 @@ class Service:
         self.choice = Choice([])
         self.trouble: dict[str, str] = {}  # names of models that cannot be served as asked, and why
         self._models: tuple[ModelShare, ...] = ()
-        self._asked: dict[str, str] = {}  # the label that each name stood for when it was tried last
+        self._asked: dict[str, str | None] = {}  # what each name stood for when it was tried last
         self._recipes: dict[str, Recipe] = {}
         self._adopting = asyncio.Lock()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -71,7 +71,10 @@ class Service:
     # ---- models
 
     async def adopt(self, models: tuple[ModelShare, ...]) -> None:
-        """Serve these from now on: each new one is loaded aside and tried first, and those that fail change nothing."""
+        """Serve these from now on: each new one is loaded aside and tried first, and those that fail change nothing.
+
+        A stage that is empty again has no share any more, unless nothing else is left to serve.
+        """
         async with self._adopting:
             before = {one.name: one for one in self.choice.served}
             served, errors = [], []
@@ -84,7 +87,7 @@ class Service:
                     log.exception("model %s is not served as asked", name)
                     self.trouble[name] = str(error) or type(error).__name__
                     errors.append(error)
-                    if name in before:
+                    if name in before and self._asked.get(name):  # what was taken from a stage is not served by its name
                         served.append(Served(name, before[name].edition, share))
             if not any(one.share for one in served):
                 served = list(self.choice.served)

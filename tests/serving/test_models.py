@@ -172,6 +172,25 @@ def test_a_stage_of_the_registry_is_followed(loop: Loop, settings, clip, tiny_mo
         wait_for(lambda: _maker(client, clip) == _digest(tiny_model), 5.0)
 
 
+def test_a_stage_that_is_emptied_has_no_share_any_more(
+    loop: Loop, settings, clip, tiny_model, other_model, tmp_path
+):
+    """The first version that a stage ever had goes when it fails: nobody is before it, but others are served."""
+    shop, staging = Shop(tmp_path), "v2meow@staging"
+    shop.release(other_model)
+    models = [{"name": str(tiny_model), "share": 0.1}, {"name": staging, "share": 0.9}]
+    chosen = settings(models=models, workspace=str(tmp_path), refresh_s=0.1)
+    with local_server(loop, chosen) as server, server.client() as client:
+        assert _maker(client, clip, model=staging) == _digest(other_model)
+        shop.registry.withdraw("v2meow", "staging", actor="ada", reason="it is slow")
+        wait_for(lambda: staging in client.get("/v1/models").json()["trouble"], 5.0)
+        problem(ask(client, clip, model=staging), 404, "no-such-model")
+        assert {_maker(client, clip) for _ in range(8)} == {_digest(tiny_model)}
+
+        loop.run(server.service.adopt(_models((staging, 1.0))))
+        assert _maker(client, clip) == _digest(tiny_model), "with nothing to serve it goes on as it was"
+
+
 def test_a_model_that_was_away_at_the_start_is_served_when_it_comes(loop: Loop, settings, clip, tiny_model, tmp_path):
     """Otherwise it is served only after a restart."""
     late = tmp_path / "late"
