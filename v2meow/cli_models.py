@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from v2meow.registry import Registry
 
 app = typer.Typer(
-    no_args_is_help=True, help="Register, promote, roll back and retire models; see where they came from."
+    no_args_is_help=True, help="Register, promote, roll back, withdraw and retire models; see where they came from."
 )
 
 WorkspaceOption = Annotated[
@@ -199,6 +199,22 @@ def rollback(
     registry = chosen_registry(folder, location)
     version = registry.rollback(name, stage, actor=actor or getpass.getuser(), idempotency_key=key)
     print(f"{name}@{stage} is {version.name}")
+
+
+@app.command()
+def withdraw(
+    name: NameArgument,
+    stage: StageArgument,
+    reason: Annotated[str, typer.Option("--reason", "-m", metavar="WORDS", help="Why; it is kept.")],
+    folder: WorkspaceOption = None,
+    location: RegistryOption = None,
+    actor: ActorOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Take a stage from the first version that ever held it: then none does. Later ones are rolled back."""
+    registry = chosen_registry(folder, location)
+    registry.withdraw(name, stage, actor=actor or getpass.getuser(), reason=reason, idempotency_key=key)
+    print(f"no version is {name}@{stage} now")
 
 
 @app.command()

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from candidates import MODEL, attest, candidate, register, register_many
+from typer.testing import CliRunner
 
+from v2meow.cli_models import app
 from v2meow.registry import Registry, RegistryError
 
 
@@ -269,6 +271,19 @@ def test_the_first_version_ever_can_be_taken_out_again(registry, tmp_path):
         again.rollback(MODEL, "staging", actor="ada")
     again.promote(MODEL, "v1", "staging", actor="ada")
     assert again.state(MODEL).stages == {"staging": "v1"}
+
+
+def test_a_person_withdraws_by_command(registry, tmp_path):
+    """Who is told that nobody is before it must be told how to take it out."""
+    register_many(registry, tmp_path, 1)
+    registry.promote(MODEL, "v1", "staging", actor="ada")
+    with pytest.raises(RegistryError, match="v2meow models withdraw"):
+        registry.rollback(MODEL, "staging", actor="ada")
+    command = ["withdraw", MODEL, "staging", "-m", "it is slow", "--registry", str(registry.root)]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0 and "no version is v2meow@staging now" in done.stdout
+    assert registry.state(MODEL).history[-1].evidence == "it is slow"
+    assert registry.state(MODEL).stages == {}
 
 
 def test_what_was_withdrawn_from_production_needs_a_new_report(registry, tmp_path):

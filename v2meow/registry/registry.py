@@ -215,7 +215,8 @@ class Registry:
                 raise conflict(state, stage, holders[-1] if holders else None)
             earlier = [name for name in holders[:-1] if name not in state.retired]
             if not earlier:
-                raise RegistryError(f"{model}@{stage} cannot be rolled back: {no_earlier(holders)}")
+                empty = f"; to empty it: v2meow models withdraw {model} {stage} -m WHY" if holders else ""
+                raise RegistryError(f"{model}@{stage} cannot be rolled back: {no_earlier(holders)}{empty}")
             return Event(
                 kind="rollback",
                 version=state.versions[earlier[-1]],
