@@ -87,7 +87,7 @@ class Service:
                     log.exception("model %s is not served as asked", name)
                     self.trouble[name] = str(error) or type(error).__name__
                     errors.append(error)
-                    if name in before and self._asked.get(name):  # what was taken from a stage is not served by its name
+                    if name in before and self._asked.get(name):  # else its stage was emptied
                         served.append(Served(name, before[name].edition, share))
             if not any(one.share for one in served):
                 served = list(self.choice.served)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import tiny_bundle
-from local_server import Loop
+from local_server import LocalServer, Loop, local_server
 
 from serving.choice import resolve
 from serving.editions import Edition
@@ -45,6 +46,21 @@ def loop() -> Iterator[Loop]:
     loop = Loop(pieces=4)
     yield loop
     loop.close()
+
+
+@pytest.fixture(scope="module")
+def server(loop: Loop, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """An open service of the tiny model; a file whose tests need another has one of its own by this name."""
+    spool = tmp_path_factory.mktemp("spool")
+    settings = Settings.model_validate({"models": [{"name": str(tiny_model)}], "spool": str(spool), "open": True})
+    with local_server(loop, settings) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: LocalServer) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
 
 
 @pytest.fixture

@@ -11,23 +11,8 @@ from local_server import LocalServer, Loop, ask, events, finished, local_server,
 from processes import wait_for
 
 from serving import keys
-from serving.settings import Settings
 from v2meow.generate.files import Order, generate_file
 from v2meow.media import Reader, read_wav
-
-
-@pytest.fixture(scope="module")
-def server(loop: Loop, tiny_model, tmp_path_factory):
-    spool = tmp_path_factory.mktemp("spool")
-    settings = Settings.model_validate({"models": [{"name": str(tiny_model)}], "spool": str(spool), "open": True})
-    with local_server(loop, settings) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: LocalServer):
-    with server.client() as client:
-        yield client
 
 
 def _pcm(wav: bytes) -> bytes:

@@ -5,7 +5,7 @@ import socket
 
 import httpx
 import pytest
-from local_server import LocalServer, Loop, ask, local_server, problem
+from local_server import Loop, ask, local_server, problem
 
 from serving import keys
 from serving.settings import Settings
@@ -24,12 +24,6 @@ def server(loop: Loop, tiny_model, tmp_path_factory):
     )
     with local_server(loop, settings) as server:
         yield server
-
-
-@pytest.fixture
-def client(server: LocalServer):
-    with server.client() as client:
-        yield client
 
 
 def test_hostile_files_are_refused_with_a_reason_or_become_music(loop: Loop, settings, media_folder):

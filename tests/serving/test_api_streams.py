@@ -14,24 +14,9 @@ from processes import wait_for
 from test_api_leaving import Slow, _form, _leave
 from test_performance import Failing
 
-from serving.settings import Settings
 from v2meow.media import Reader
 
 FORMATS = {"ogg": "audio/ogg", "fmp4": "video/mp4"}
-
-
-@pytest.fixture(scope="module")
-def server(loop: Loop, tiny_model, tmp_path_factory):
-    spool = tmp_path_factory.mktemp("spool")
-    settings = Settings.model_validate({"models": [{"name": str(tiny_model)}], "spool": str(spool), "open": True})
-    with local_server(loop, settings) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: LocalServer):
-    with server.client() as client:
-        yield client
 
 
 def _heard(content: bytes) -> np.ndarray:

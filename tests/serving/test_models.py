@@ -172,9 +172,7 @@ def test_a_stage_of_the_registry_is_followed(loop: Loop, settings, clip, tiny_mo
         wait_for(lambda: _maker(client, clip) == _digest(tiny_model), 5.0)
 
 
-def test_a_stage_that_is_emptied_has_no_share_any_more(
-    loop: Loop, settings, clip, tiny_model, other_model, tmp_path
-):
+def test_a_stage_that_is_emptied_has_no_share_any_more(loop: Loop, settings, clip, tiny_model, other_model, tmp_path):
     """The first version that a stage ever had goes when it fails: nobody is before it, but others are served."""
     shop, staging = Shop(tmp_path), "v2meow@staging"
     shop.release(other_model)

@@ -125,7 +125,9 @@ def test_requests_sent_at_once_are_all_answered(port: int):
         connection.sendall(_GET.replace(b"/ ", b"/slow ", 1) + _GET)
         content = b""
         while content.count(b"HTTP/1.1 200") < 2 or not content.endswith(b"ab"):
-            content += connection.recv(4096)
+            part = connection.recv(4096)
+            assert part, f"it was closed after {content!r}"
+            content += part
 
 
 def test_others_are_served_while_hundreds_dribble(port: int):

@@ -2,8 +2,6 @@
 
 An item is a head of a row, `heads` of them a row. Legend: D width, H heads, P places of the cache, M places of memory.
 """
-# ruff: noqa: ANN001, ANN201, ANN202
-# Numba infers the types.
 
 import math
 from typing import Any, NamedTuple
