@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -94,6 +95,12 @@ def test_what_comes_while_a_retraining_is_under_way_is_judged_when_it_has_ended(
     assert told == [flow.ARRIVED]
 
 
+def kept(name: str) -> list[dict[str, Any]]:
+    """The events of a name that the server has stored; it writes them in batches, later than it acts on them."""
+    with get_client(sync_client=True) as client:
+        return client.request("POST", "/events/filter", json={"filter": {"event": {"name": [name]}}}).json()["events"]
+
+
 @pytest.mark.slow
 def test_drift_starts_a_retraining_before_there_is_enough(server, small, source):
     """With a real server: the event says what moved, and its automation makes the run; once for what came."""
@@ -113,9 +120,8 @@ def test_drift_starts_a_retraining_before_there_is_enough(server, small, source)
     wait_for(lambda: len(runs(small)) == 1, 60)
     assert runs(small)[0].parameters["reason"] == "drift" and asking.due_or_under_way("retrain", small)
     assert ingest(str(small), str(source), return_state=True).name == "Nothing new"
-    with get_client(sync_client=True) as client:
-        found = client.request("POST", "/events/filter", json={"filter": {"event": {"name": [flow.DRIFTED]}}}).json()
-    payload = found["events"][0]["payload"]
+    wait_for(lambda: bool(kept(flow.DRIFTED)), 60)
+    payload = kept(flow.DRIFTED)[0]["payload"]
     assert payload["columns"]["lufs"]["psi"] > payload["columns"]["lufs"]["limit"] and "LUFS" in payload["words"]
     time.sleep(5.0)
     assert len(runs(small)) == 1
