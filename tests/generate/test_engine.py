@@ -337,6 +337,66 @@ def test_threads_that_share_a_step_draw_the_codes_of_one(stage, precision):
     assert torch.equal(*found)
 
 
+@torch.inference_mode()
+def _favourites_of_one_pass(model: TokenLM, given: Conditions, codes: torch.Tensor) -> torch.Tensor:
+    return model.layout(codes.shape[2]).revert(model(codes, given).argmax(-1))
+
+
+@pytest.mark.parametrize("rows", [4, 5, 24])
+@pytest.mark.parametrize(("stage", "layout"), MODELS)
+def test_favourites_step_by_step_are_those_of_one_pass(stage, layout, rows):
+    """They tell whether steps and cache are right: guidance, or a place of the layout without a code, would not."""
+    model, given, codes = _case(stage, layout, 7, 1.0)
+    found = _engine(model, rows=rows).favourites(_requests(given, codes, range(7)))
+    assert torch.equal(torch.stack(found), _favourites_of_one_pass(model, given, codes))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("stage", "layout"), MODELS)
+def test_the_compiled_step_has_the_favourites_of_the_plain_one(stage, layout, precision, monkeypatch):
+    """Plain PyTorch rounds activations to bfloat16, too: there, some favourites among random weights may differ."""
+    model, given, codes = _case(stage, layout, 3, 1.0)
+    requests = _requests(given, codes, range(3))
+    compiled = torch.stack(_engine(model, precision=precision).favourites(requests))
+    monkeypatch.setattr("v2meow.generate.engine._state_class", lambda device: State)
+    plain = torch.stack(_engine(model, precision=precision).favourites(requests))
+    same = (compiled == plain).float().mean()
+    assert same == 1 if precision != "bfloat16" else same > 0.9
+
+
+@pytest.mark.parametrize(("stage", "layout"), MODELS)
+def test_favourites_are_the_same_where_steps_run_as_graphs(stage, layout, monkeypatch):
+    """Those of rows that nobody uses are computed there as well."""
+    monkeypatch.setattr("v2meow.generate.engine._state_class", lambda device: State)
+    model, given, codes = _case(stage, layout, 3, 1.0)
+    engine = _engine(model)
+    run, state = engine._run, engine._state
+    engine._run = lambda extent: run(round_up(extent, state.rows, state.capacity))
+    found = engine.favourites(_requests(given, codes, range(3)))
+    assert torch.equal(torch.stack(found), _favourites_of_one_pass(model, given, codes))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("stage", STAGES)
+def test_favourites_leave_nothing_behind(stage, compiled, monkeypatch):
+    """What is generated after a measurement is what would have been generated without it."""
+    if not compiled:
+        monkeypatch.setattr("v2meow.generate.engine._state_class", lambda device: State)
+    model, given, known = _case(stage, "delay", 2, 0.3)
+    engine = _engine(model)
+    engine.favourites(_requests(given, known.clamp(min=0), (0, 1)))
+    assert not engine.busy and engine.load == (0, 24, 0)
+    tickets = [engine.submit(request) for request in _requests(given, known, (0, 1))]
+    done = _finish(engine)
+    assert torch.equal(torch.stack([done[ticket] for ticket in tickets]), _decode(model, given, known))
+
+
+def test_favourites_are_asked_for_where_there_is_room():
+    model, given, codes = _case("coarse", "delay", 1, 1.0, seconds=3 * SECONDS)
+    with pytest.raises(ValueError, match="61 steps, it has room for 41"):
+        _engine(model).favourites([Request(given, codes[0], 0)])
+
+
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 def test_a_model_that_is_bfloat16_throughout_decodes_as_on_a_gpu(stage, layout, monkeypatch):
     """There the step is not compiled, and every tensor must get along with every other."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from v2meow import bundle, weights
 from v2meow.config import STAGES, Recipe
@@ -31,12 +32,14 @@ from v2meow.evaluate.material import Material, Music, compose, gather
 from v2meow.evaluate.profile import LEAST, Profile, Yardstick
 from v2meow.evaluate.summary import quality, summary
 from v2meow.files import read_json, write_json
-from v2meow.generate.parts import VISUAL
+from v2meow.generate.parallel import ParallelEngine
+from v2meow.generate.parts import VISUAL, StageEngine
 from v2meow.generate.pipeline import Cascade
+from v2meow.generate.request import Request
 from v2meow.model.io import load_stage
 from v2meow.model.lm import TokenLM
 from v2meow.train.batches import held_out_batches, make_batch
-from v2meow.train.loop import held_out_loss, loss_of
+from v2meow.train.loop import Batch, held_out_loss, loss_of
 from v2meow.weights import METRICS
 
 _ENCODERS = ("encoders/codec", "encoders/semantic", "encoders/joint")
@@ -137,18 +140,35 @@ def losses(recipe: Recipe, folder: Path, examples: Examples) -> dict[str, Any]:
 
 @torch.inference_mode()
 def decoder_agreement(material: Material) -> float:
-    """Share of held-out codes for which the decoder, in the recipe's precision, has the plain model's favourite."""
+    """Share of held-out codes for which the decoder, in the recipe's precision, has the plain model's favourite.
+
+    The plain model sees a window in one pass; the decoder takes its steps, over its own cache, and is told after each
+    which code it really was.
+    """
     same, count = 0, 0
     for name in STAGES:
-        plain, packed = load_stage(material.bundle / name), material.cascade.engines[name].model
+        plain, engine = load_stage(material.bundle / name), material.cascade.engines[name]
         for batch in held_out_batches(material.recipe, name, material.examples):
-            favourites = []
-            for model in (plain, packed):
-                moved = batch.to(model.norm.weight.device)
-                favourites.append(model(moved.codes, moved.conditions, moved.hidden).argmax(-1).cpu())
-            same += int((favourites[0] == favourites[1]).sum())
-            count += favourites[0].numel()
+            agree = _favourites(plain, batch) == _decoded_favourites(engine, batch)
+            same += int(agree.sum())
+            count += agree.numel()
     return same / count
+
+
+def _favourites(model: TokenLM, batch: Batch) -> Tensor:
+    """The likeliest codes [B, K, T] by one pass, on the CPU."""
+    moved = batch.to(model.norm.weight.device)
+    likeliest = model(moved.codes, moved.conditions, moved.hidden).argmax(-1)
+    return model.layout(batch.codes.shape[2]).revert(likeliest).cpu()
+
+
+def _decoded_favourites(engine: StageEngine, batch: Batch) -> Tensor:
+    """The likeliest codes [B, K, T] by the engine's steps; in layout parallel, by the pass that its steps are."""
+    if isinstance(engine, ParallelEngine):
+        return _favourites(engine.model, batch)
+    rows = torch.arange(len(batch.codes)).split(1)
+    requests = [Request(batch.conditions.take(row), batch.codes[row[0]], seed=0) for row in rows]
+    return torch.stack(engine.favourites(requests))
 
 
 @torch.inference_mode()

@@ -26,6 +26,8 @@ from v2meow.model.lm import Conditions, TokenLM
 from v2meow.model.patterns import UNKNOWN, Layout
 from v2meow.model.transformer import KeyValues
 
+_UNGUIDED = GuidanceRow(video=True, text=True, weight=1.0)
+
 
 @dataclass(eq=False)
 class _Entry:
@@ -143,6 +145,20 @@ class Engine:
         for entry in [entry for entry in self._inside if entry.ticket == ticket]:
             self._release(entry)
 
+    @torch.inference_mode()
+    def favourites(self, requests: list[Request]) -> list[Tensor]:
+        """For each of these requests, whose codes are all known, the likeliest codes [K, T] after those before them.
+
+        Steps and cache are those of decoding, so that what is wrong with them shows; nothing is drawn. A request takes
+        one row, which keeps all its conditions: guidance is left out. Requests must be alike, and the engine without
+        others. ValueError for one that does not fit into the engine at all.
+        """
+        assert not self.busy, self.load
+        assert all(request.alike(requests[0]) for request in requests), "requests of different shapes"
+        entries = [self._known_entry(request) for request in requests]
+        groups = [entries[first : first + self._state.rows] for first in range(0, len(entries), self._state.rows)]
+        return [codes for group in groups for codes in self._favourites_of(group)]
+
     # ---- inside
 
     @property
@@ -214,6 +230,27 @@ class Engine:
             entry.offset = places - entry.step
             state.offset[self._inside.index(entry)] = entry.offset
         self._weigh()
+
+    def _known_entry(self, request: Request) -> _Entry:
+        """A request all of whose codes are known, in one row, from its first step on."""
+        assert (request.known != UNKNOWN).all(), request.known
+        layout, copies = self.model.layout(request.known.shape[1]), [_UNGUIDED]
+        self._refuse_misfit(request, layout, copies)
+        sequence = layout.build(request.known[None].to(self._device), self.model.empty)[0]
+        return _Entry(0, request, layout, copies, sequence)
+
+    def _favourites_of(self, group: list[_Entry]) -> Tensor:
+        """The likeliest codes [Q, K, T] of requests that fit in together, on the CPU."""
+        self._read(group)
+        found = []
+        for _ in range(group[0].layout.steps):
+            self._run(self._extent())
+            found.append(self._state.favourites(len(group)))
+            for entry in group:
+                entry.step += 1
+        for entry in reversed(group):  # the last first: nobody has to move into a gap
+            self._release(entry)
+        return group[0].layout.revert(torch.stack(found, 1)).cpu()
 
     def _memory(self, given: Conditions) -> list[KeyValues | None]:
         """The model's memory of each row's conditions, computed once where rows are alike."""

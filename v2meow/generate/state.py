@@ -60,6 +60,7 @@ class State:
         # The rows of each request and their weights in its logits; where it has fewer, any row of weight nought.
         self.copies = torch.zeros(rows, COPIES, **integers)
         self.weights = torch.zeros(rows, COPIES, 1, 1, device=device)
+        self.logits = torch.zeros(rows, spec.target.levels * spec.target.bins, device=device)  # of the last step
         self._counting = torch.arange(rows, device=device)
 
     def run(self, extent: Extent) -> None:
@@ -68,6 +69,7 @@ class State:
         owner = request if extent.single else self.owner[: extent.rows]
         at = step if extent.single else step[owner]
         logits = self.decoder.step(self.sequence[owner, at], self._place(extent, owner, at))
+        self.logits[: len(logits)] = logits.flatten(1)
         if not extent.single:
             used = (slice(extent.requests), slice(extent.copies))
             logits = (logits[self.copies[used]] * self.weights[used]).sum(1)
@@ -86,6 +88,11 @@ class State:
             level=extent.level,
             even=extent.even,
         )
+
+    def favourites(self, rows: int) -> Tensor:
+        """The likeliest code of every codebook [N, K] in each of the first `rows` rows, as the last step saw it."""
+        levels, bins = self.sequence.shape[2], self.decoder.model.spec.target.bins
+        return self.logits[:rows, : levels * bins].unflatten(1, (levels, bins)).argmax(-1)
 
     def move_row(self, source: int, target: int) -> None:
         """Copy a row over another one."""
