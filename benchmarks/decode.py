@@ -28,14 +28,17 @@ from v2meow.model.patterns import UNKNOWN
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
 SOUNDSTREAM_RATE = 50.0  # codec frames a second in the paper; EnCodec, which stands for it in the recipe, has 75
 SAMPLING = SamplingConfig(temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=1.0)
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}  # of the peers
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int5")
+BYTES_ONLY: tuple[Precision, ...] = ("int8", "int5")  # for CPUs
+DTYPES = dict.fromkeys(PRECISIONS, torch.float32) | {"bfloat16": torch.bfloat16}  # of the peers
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int5": 1}  # of a weight outside of feed-forward layers
+FEED_BYTES = BYTES | {"int5": 41 / 64}
 HELP = """\
 Windows decoded with guidance (two rows a sequence) from their conditions on, ours and the peers' in turns.
 
 All have the same layers, width, heads, feed-forward, 4 codebooks of 2048 with the delay pattern, 16 condition
-positions by cross-attention, and top-k 250; weights are random. int8 is compared with the peers in float32.
+positions by cross-attention, and top-k 250; weights are random. int8 and int5 are compared with the
+peers in float32.
 
   transformers generate         MusicgenForConditionalGeneration.generate without its codec: how it makes sound
   transformers dynamic, static  its decoder driven by hand with that cache and nothing else in the loop
@@ -116,7 +119,7 @@ def _batches() -> list[int]:
 
 
 def _lowest() -> Precision:
-    return "int8" if measure.device().type == "cpu" else "bfloat16"
+    return "int5" if measure.device().type == "cpu" else "bfloat16"
 
 
 # ---- against peers
@@ -127,7 +130,7 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """A row for each precision and peer. One precision after the other, for the memory's sake."""
     for precision in precisions:
-        if precision == "int8" and measure.device().type == "cuda":
+        if precision in BYTES_ONLY and measure.device().type == "cuda":
             continue
         gc.collect()
         bandwidths: list[float] = []  # filled anew for each precision
@@ -221,12 +224,13 @@ def _floor(case: Case, batch: int, precision: Precision, bandwidth: float) -> fl
     The cache counts as it stands in the middle of the window.
     """
     width, rows = case.width, 2 * batch
-    weights = case.layers * (4 + 2 + 8) * width**2 + peers.CODEBOOKS * peers.BINS * width
+    of_feed = case.layers * 8 * width**2
+    others = case.layers * (4 + 2) * width**2 + peers.CODEBOOKS * peers.BINS * width
     cached = case.layers * rows * 2 * (case.steps // 2 + CONDITIONS) * width
     cache_bytes = 4 if precision == "float32" else 2
-    reading = (weights * BYTES[precision] + cached * cache_bytes) / bandwidth
-    arithmetic = 2 * rows * weights / measure.gemm_rate(DTYPES[precision])
-    return reading if precision == "int8" else max(reading, arithmetic)
+    reading = (others * BYTES[precision] + of_feed * FEED_BYTES[precision] + cached * cache_bytes) / bandwidth
+    arithmetic = 2 * rows * (others + of_feed) / measure.gemm_rate(DTYPES[precision])
+    return reading if precision in BYTES_ONLY else max(reading, arithmetic)
 
 
 # ---- of our own

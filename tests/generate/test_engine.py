@@ -309,7 +309,7 @@ def test_the_cache_is_allocated_once():
     assert [cache.both.data_ptr() for cache in engine._state.decoder.cache] == places
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int5"])
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 def test_the_compiled_step_draws_the_codes_of_the_plain_one(stage, layout, precision, monkeypatch):
     """Plain PyTorch rounds activations to bfloat16, too: there, some favourites among random weights may differ."""
@@ -322,7 +322,7 @@ def test_the_compiled_step_draws_the_codes_of_the_plain_one(stage, layout, preci
     assert same == 1 if precision != "bfloat16" else same > 0.6
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int5"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_threads_that_share_a_step_draw_the_codes_of_one(stage, precision):
     """A thread that goes on before another has written its part reads what the step before left there."""
@@ -335,6 +335,20 @@ def test_threads_that_share_a_step_draw_the_codes_of_one(stage, precision):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_steps_that_one_thread_takes_alone_draw_the_codes_of_two(stage, monkeypatch):
+    """It goes on alone in the middle of a piece, where others keep the second from its core, and meets it again."""
+    model, given, known = _case(stage, "delay", 3, 0.3)
+    expected, before = _decode(model, given, known), torch.get_num_threads()
+    turns = itertools.cycle([True, False, False, True, True, False])
+    monkeypatch.setattr("v2meow.generate.native.team.Pace.together", lambda _: next(turns))
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(_decode(model, given, known), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

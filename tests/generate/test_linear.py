@@ -10,13 +10,18 @@ from torch import nn
 from v2meow.config import STAGES
 from v2meow.generate.linear import RoundedLinear, integer_products, lower, round_rows, rounded
 
-TOLERANCES = {"float32": 1e-6, "bfloat16": 6e-3, "int8": 1e-2}  # relative errors of one layer on random data
+TOLERANCES = {
+    "float32": 1e-6,
+    "bfloat16": 6e-3,
+    "int8": 1e-2,
+    "int5": 5e-2,
+}  # relative errors of one layer on random data
 
 
 def _lowered(linear: nn.Linear, precision) -> nn.Module:
-    module = nn.Sequential(deepcopy(linear))
+    module = nn.ModuleDict({"feed": nn.Sequential(deepcopy(linear))})
     lower(module, precision)
-    return module
+    return module["feed"]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -52,8 +57,9 @@ def test_sums_of_bytes_are_exact_with_and_without_int_mm(exact, monkeypatch):
     assert torch.equal(integer_products(rows, weight).long(), rows.long() @ weight.long().T)
 
 
-def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_company():
-    layer, x = _lowered(nn.Linear(64, 128), "int8"), torch.randn(70, 64)
+@pytest.mark.parametrize("precision", ["int8", "int5"])
+def test_a_row_of_bytes_is_the_same_to_the_last_bit_in_any_company(precision):
+    layer, x = _lowered(nn.Linear(64, 128), precision), torch.randn(70, 64)
     together = layer(x)
     assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in range(70))
 
@@ -80,7 +86,9 @@ def test_int8_keeps_outputs_of_zero():
     assert found[0, 0] == 0 and torch.isfinite(found).all() and found[0, 1] != 0
 
 
-@pytest.mark.parametrize(("precision", "agreement"), [("float32", 1.0), ("bfloat16", 0.9), ("int8", 0.8)])
+@pytest.mark.parametrize(
+    ("precision", "agreement"), [("float32", 1.0), ("bfloat16", 0.9), ("int8", 0.8), ("int5", 0.7)]
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_rounded_stage_has_the_favourites_of_the_plain_one(stage, precision, agreement):
     """Random weights have many near ties, trained ones few; a wrong layer agrees on one code of sixteen."""
@@ -91,6 +99,20 @@ def test_a_rounded_stage_has_the_favourites_of_the_plain_one(stage, precision, a
     with torch.inference_mode():
         expected, found = plain(codes, given), rounded(codes, given)
     assert (expected.argmax(-1) == found.argmax(-1)).float().mean() >= agreement
+
+
+def test_int5_packs_feed_forward_layers_and_no_others():
+    """They are two thirds of the weights. The rest would cost more favourites than it saves of memory."""
+    model = tiny.model("semantic")
+    lower(model, "int5")
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RoundedLinear)}
+    assert {name for name, layer in layers.items() if layer.columns} == {name for name in layers if "feed" in name}
+
+
+def test_packed_layers_compute_what_their_unpacked_weights_do_to_the_last_bit():
+    layer, x = rounded(nn.Linear(96, 160), "int5"), torch.randn(70, 96)
+    assert isinstance(layer, RoundedLinear)
+    assert torch.equal(layer(x), RoundedLinear(layer.integers(), layer.scale, layer.bias)(x))
 
 
 def test_the_plain_weights_are_let_go():

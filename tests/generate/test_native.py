@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import numba
 import numpy as np
@@ -14,35 +15,41 @@ from torch.nn import functional as F
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import RoundedLinear, lower
 from v2meow.generate.native import maths
-from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT8, OFFSET, tile
+from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT5, INT8, OFFSET, tile
 from v2meow.generate.native.draw import draw
+from v2meow.generate.native.packed import pack, padded, unpack
 from v2meow.generate.native.products import Layer, Scratch, project, whole_groups
 from v2meow.generate.native.step import _of, compiled, sources
-from v2meow.generate.native.team import Team, meet
+from v2meow.generate.native.team import Pace, Team, meet
 from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices
 from v2meow.generate.sampling import sample
 from v2meow.model.transformer import Block
 
 OUTS = 48
-WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, BFLOAT16, INT8)}  # a whole block of columns and a part
+WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, BFLOAT16, INT8)} | {
+    INT5: COLUMNS[INT8] + 160
+}  # a whole block of columns and a part
 
 
 def _weights(kind: int) -> torch.Tensor:
     weight = torch.randn(OUTS, WIDTHS[kind], generator=torch.Generator().manual_seed(kind))
-    return {FLOAT32: weight, BFLOAT16: weight.bfloat16(), INT8: (30 * weight).clamp(-127, 127).to(torch.int8)}[kind]
+    integers = (30 * weight).clamp(-127, 127).to(torch.int8)
+    return {FLOAT32: weight, BFLOAT16: weight.bfloat16(), INT8: integers, INT5: pack(integers)}[kind]
 
 
 def _scales(kind: int) -> torch.Tensor:
-    return torch.linspace(0.5, 2, OUTS) if kind == INT8 else torch.empty(0)
+    return torch.linspace(0.5, 2, OUTS) if kind in (INT8, INT5) else torch.empty(0)
 
 
 def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
     rows = len(x)
     y = torch.full((whole_groups(rows), OUTS), torch.nan)
     x, sums = F.pad(x, (0, 0, 0, len(y) - rows)), np.full(len(y) * 8 * LANES, np.nan, np.float32)
-    scratch = Scratch(sums, np.zeros(x.numel(), np.uint8), np.zeros(len(x), np.float32))
-    offsets = (OFFSET * weight.sum(1)).to(torch.int32)
+    rounded, unpacked = np.full(len(x) * padded(x.shape[1]), 99, np.uint8), np.zeros(8 * padded(x.shape[1]), np.int8)
+    scratch = Scratch(sums, rounded, np.zeros(len(x), np.float32), unpacked)
+    whole = unpack(weight, padded(WIDTHS[INT5])) if kind == INT5 else weight
+    offsets = (OFFSET * whole.sum(1)).to(torch.int32)
     layer = Layer(kind, weight.data_ptr(), _scales(kind).numpy(), offsets.numpy())
     for thread in range(threads):
         project(layer, x.numpy(), rows, y.numpy(), scratch, (weight.data_ptr(), 0), thread, threads)
@@ -67,6 +74,13 @@ def test_products_of_bytes_are_those_of_the_plain_layer_to_the_last_bit(rows):
     assert torch.equal(_product(INT8, weight, x), RoundedLinear(weight, _scales(INT8), None)(x))
 
 
+@pytest.mark.parametrize("rows", range(1, 12))
+def test_products_of_packed_weights_are_those_of_the_plain_layer_to_the_last_bit(rows):
+    """Its lines end inside of a group: what lies behind counts for nothing."""
+    weight, x = _weights(INT5), torch.randn(rows, WIDTHS[INT5])
+    assert torch.equal(_product(INT5, weight, x), RoundedLinear(weight, _scales(INT5), None, WIDTHS[INT5])(x))
+
+
 @pytest.mark.parametrize(("rows", "stride"), [(1, 32), (4, 64)])
 def test_processors_without_its_instructions_add_up_the_same_bytes(rows, stride):
     """The tile that is compiled for them, at the largest sums."""
@@ -85,7 +99,7 @@ def test_processors_without_its_instructions_add_up_the_same_bytes(rows, stride)
     assert (y == (x.long() @ weight.long().T).numpy()).all()
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16, INT8])
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16, INT8, INT5])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind):
     """Else a request would give other music in other company."""
     weight, x = _weights(kind), torch.randn(7, WIDTHS[kind])
@@ -179,7 +193,7 @@ def _relay(arrived, board, rounds, met, thread, threads):
 def test_threads_of_a_team_see_what_the_others_wrote_before_a_meeting(size):
     """More threads than cores, too: the sums come out short when one goes on too early."""
     team, rounds = Team(size), 300
-    arrived, board = np.zeros(1, np.int64), np.zeros((2, LANES), np.int64)
+    arrived, board = np.zeros(2, np.int64), np.zeros((2, LANES), np.int64)
     for number in range(3):
         team.run(_relay, arrived, board, rounds, number * 2 * rounds)
     each = size * (size + 1) // 2
@@ -191,7 +205,7 @@ def test_callers_of_a_team_take_turns():
     team = Team(2)
 
     def caller() -> None:
-        arrived, board = np.zeros(1, np.int64), np.zeros((2, LANES), np.int64)
+        arrived, board = np.zeros(2, np.int64), np.zeros((2, LANES), np.int64)
         for number in range(50):
             team.run(_relay, arrived, board, 3, number * 6)
         sums.append(board[1, :2].tolist())
@@ -203,6 +217,34 @@ def test_callers_of_a_team_take_turns():
     for each in callers:
         each.join(60)
     assert sums == [[3 * 150 * 151 // 2] * 2] * 3
+
+
+def test_whoever_has_to_wait_for_long_is_counted():
+    """It tells that other processes want the cores."""
+    team, arrived = Team(2), np.zeros(2, np.int64)
+
+    def late(thread: int, threads: int) -> None:
+        time.sleep(0.05 * thread)
+        _meet(arrived, 0, threads)
+
+    team.run(late)
+    assert arrived[0] == 2 and arrived[1] > 0
+
+
+@njit(nogil=True)
+def _meet(arrived, met, threads):
+    meet(arrived, met, threads)
+
+
+def test_one_goes_on_alone_ever_longer_while_all_are_disturbed_and_no_longer_than_that():
+    pace, runs = Pace(), []
+    for _ in range(600):
+        runs.append(pace.together())
+        if runs[-1]:
+            pace.tell(waited=len(runs) < 500)
+    tried = [place for place, together in enumerate(runs) if together]
+    assert [b - a - 1 for a, b in itertools.pairwise(tried[:10])] == [1, 2, 4, 8, 16, 32, 64, 128, 128]
+    assert all(runs[tried[10] :]) and tried[10] > 500
 
 
 def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():

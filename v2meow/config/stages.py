@@ -79,9 +79,9 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Decoding. `precision` is that of the weights: bfloat16 and int8 decode faster and are judged by the gate."""
+    """Decoding. `precision` is that of the weights: those below float32 decode faster and are judged by the gate."""
 
-    precision: Literal["float32", "bfloat16", "int8"]
+    precision: Literal["float32", "bfloat16", "int8", "int5"]
     semantic: SamplingConfig
     coarse: SamplingConfig
     fine: SamplingConfig

@@ -1,8 +1,9 @@
-"""Layers for decoding in float32, bfloat16 or int8.
+"""Layers for decoding in float32, bfloat16, int8 or int5.
 
 bfloat16 saves the reading of weights, which is what a step of a few rows waits for, and int8 arithmetic, too. int8
 weights have a scale for each output, and what they are multiplied with is rounded to int8 as well, with a scale for
-each row: sums are exact, so a row's products depend neither on its company nor on the processor. The layers here
+each row: sums are exact, so a row's products depend neither on its company nor on the processor. int5 is int8 with the
+weights of feed-forward layers, two thirds of all, packed into 5 bits, see `native.packed`. The layers here
 compute where there are many rows: known codes, prefixes, and the passes of layout `parallel`. Single steps on CPUs
 read the same weights, see `native`, which computes the same numbers.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8", "int5"]
 
 LARGEST = 127  # of int8, on both sides of nought
 SMALLEST = 1e-12  # that the largest number of a row counts as: a row of zeros has a scale, too
@@ -23,11 +24,14 @@ _EXACT = 1024  # products of int8 that float32 adds up exactly: 127 x 127 x 1024
 
 
 class RoundedLinear(nn.Module):
-    """nn.Linear with weights in bfloat16, or in int8 with a scale for each output."""
+    """nn.Linear with weights in bfloat16, or in int8 with a scale for each output.
 
-    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
+    With `columns`, weights in int8 are packed lines of so many.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None, columns: int | None = None) -> None:
         super().__init__()
-        self.weight, self.scale, self.bias = weight, scale, bias
+        self.weight, self.scale, self.bias, self.columns = weight, scale, bias, columns
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is not None:
@@ -41,11 +45,19 @@ class RoundedLinear(nn.Module):
     def _of_bytes(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [N, I] times the weights: [N, O]."""
         rounded = [round_rows(some) for some in x.split(_AT_ONCE)]
-        sums = integer_products(torch.cat([rows for rows, _ in rounded]), self.weight)
+        sums = integer_products(torch.cat([rows for rows, _ in rounded]), self.integers())
         y = x.new_empty(sums.shape)
         for (_, scales), some, out in zip(rounded, sums.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
             torch.mul(some.float(), scales * scale, out=out)
         return y
+
+    def integers(self, columns: int | None = None) -> Tensor:
+        """The weights int8 [O, I], or so many `columns` of them, which may count those that pad a packed line."""
+        if self.columns is None:
+            return self.weight
+        from v2meow.generate.native.packed import unpack  # here, so that other precisions need torch alone
+
+        return unpack(self.weight, columns or self.columns)
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,28 +82,38 @@ def _int_mm_is_exact() -> bool:
 
 
 def rounded(linear: nn.Linear, precision: Precision) -> nn.Module:
-    """The layer with weights of that precision; itself for float32."""
+    """The layer with weights of that precision, for int5 packed; itself for float32."""
     weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
     if precision == "float32":
         return linear
     if precision == "bfloat16":
         return RoundedLinear(weight.bfloat16(), None, bias)
     scale = weight.abs().amax(1).clamp(min=SMALLEST) / LARGEST
-    return RoundedLinear((weight / scale[:, None]).round().to(torch.int8), scale, bias)
+    integers = (weight / scale[:, None]).round().to(torch.int8)
+    if precision == "int8":
+        return RoundedLinear(integers, scale, bias)
+    from v2meow.generate.native.packed import pack
+
+    return RoundedLinear(pack(integers), scale, bias, columns=integers.shape[1])
 
 
 def lower(module: nn.Module, precision: Precision) -> None:
-    """Round the weights of every nn.Linear below `module`, in place. ValueError for int8 off the CPU.
+    """Round the weights of every nn.Linear below `module`, in place. ValueError for int8 and int5 off the CPU.
 
     On CUDA the layers stay nn.Linear, and all of the module computes in bfloat16.
     """
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        if precision == "int8":
-            raise ValueError("precision int8 is for CPUs: choose bfloat16 on a GPU")
+        if precision in ("int8", "int5"):
+            raise ValueError(f"precision {precision} is for CPUs: choose bfloat16 on a GPU")
         module.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
         return
+    _lower(module, precision)
+
+
+def _lower(module: nn.Module, precision: Precision, *, inside_feed: bool = False) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            setattr(module, name, rounded(child, precision))
+            packs = precision == "int5" and inside_feed
+            setattr(module, name, rounded(child, "int8" if precision == "int5" and not packs else precision))
         else:
-            lower(child, precision)
+            _lower(child, precision, inside_feed=inside_feed or name == "feed")

@@ -1,11 +1,11 @@
-"""Tiles of dot products as vector instructions, for weights of 32, 16 or 8 bits.
+"""Tiles of dot products as vector instructions, for weights of 32, 16, 8 or 5 bits.
 
 A tile multiplies a few rows of activations with a few rows of weights: every weight that was read is used for all
 rows, every activation for all weights. What is left to a compiler's own vectorizer here is less than half as fast.
 Each product is summed in the same order in every tile, so a row comes out the same, bit for bit, in any company.
 
 Weights of 8 bits meet activations of 8 bits, four products an instruction where the processor has AVX512-VNNI. Their
-sums are exact, so they are the same on every processor.
+sums are exact, so they are the same on every processor. Weights of 5 bits become weights of 8 bits in registers.
 """
 
 from typing import Any
@@ -14,21 +14,27 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from v2meow.generate.native import vectors
+from v2meow.generate.native import packed, vectors
 from v2meow.generate.native.vectors import BYTE, FLOATS, INTEGERS, LANES, LINE, WORD, word
 
-FLOAT32, BFLOAT16, INT8 = 0, 1, 2  # kinds of weights
-SIZES = (4, 2, 1)  # bytes of a weight, by kind
-STRIDES = (LANES, LANES, LINE)  # columns at a time, by kind: rows are padded to multiples of it
+FLOAT32, BFLOAT16, INT8, INT5 = 0, 1, 2, 3  # kinds of weights; for those of 5 bits see `packed`
+SIZES = (4, 2, 1)  # bytes of a weight that is not packed, by kind
+STRIDES = (LANES, LANES, LINE, packed.BLOCK)  # columns at a time, by kind: rows are padded to multiples of it
 OUTS = 8  # rows of weights a tile; weights are padded to multiples of it
-COLUMNS = (512, 512, 2048)  # of a tile, where more than one follows with the same weights: both stay in a near cache
+COLUMNS = (
+    512,
+    512,
+    2048,
+    2048,
+)  # of a tile, where more than one follows with the same weights: both stay in a near cache
 AHEAD = 128 * 1024  # bytes that weights are fetched before they are needed: more than a tile's
 OFFSET = 128  # is added to activations of 8 bits: the instruction takes them without a sign
 
 
 def lines(outs: int, kind: int, passes: int, stride: int | None = None) -> int:
     """Cache lines that each step of a tile's loop fetches, so that `passes` over a tile fetch as much as it holds."""
-    return -(-outs * (stride or STRIDES[kind]) * SIZES[kind] // (LINE * passes))
+    size = packed.BLOCK_BYTES if kind == INT5 else (stride or STRIDES[kind]) * SIZES[kind]
+    return -(-outs * size // (LINE * passes))
 
 
 def has_vnni(context: Any) -> bool:
@@ -44,8 +50,8 @@ def tile(rows: int, outs: int, kind: int, fetched: int, *, stride: int | None = 
     begins at nought, and the one that ends at `width` writes the sum of each to y[r, o]. Each step of the loop fetches
     `fetched` cache lines, one after the other from `ahead` on.
 
-    x and y are float32, but with INT8 x is uint8 and y int32, and `stride` may be less than STRIDES[INT8]. `plain`:
-    without instructions that not all processors have.
+    x and y are float32, but with INT8 and INT5 x is uint8 and y int32, and with INT8 `stride` may be less than
+    STRIDES[INT8]. `plain`: without instructions that not all processors have.
     """
 
     @intrinsic
@@ -53,8 +59,7 @@ def tile(rows: int, outs: int, kind: int, fetched: int, *, stride: int | None = 
         _: Any, weights: Any, x: Any, y: Any, sums: Any, ahead: Any, width: Any, y_width: Any, first: Any, end: Any
     ) -> Any:
         def generate(context: Any, builder: Any, _: Any, places: tuple[ir.Value, ...]) -> ir.Value:
-            vnni = has_vnni(context) and not plain
-            arithmetic = _Arithmetic(builder, kind, stride or STRIDES[kind], vnni=vnni)
+            arithmetic = _Arithmetic(context, builder, kind, stride or STRIDES[kind], plain=plain)
             _emit(builder, arithmetic, rows, outs, fetched, *places)
             return context.get_dummy_value()
 
@@ -66,37 +71,56 @@ def tile(rows: int, outs: int, kind: int, fetched: int, *, stride: int | None = 
 class _Arithmetic:
     """How weights of one kind are read, multiplied and added up."""
 
-    def __init__(self, builder: Any, kind: int, stride: int, *, vnni: bool) -> None:
-        self._builder, self._kind, self._vnni = builder, kind, vnni
-        self.stride, self.size = stride, SIZES[kind]
-        self.x_size = 1 if kind == INT8 else 4
-        self.total = ir.VectorType(ir.IntType(32), stride // 4) if kind == INT8 else FLOATS
+    def __init__(self, context: Any, builder: Any, kind: int, stride: int, *, plain: bool) -> None:
+        self._context, self._builder, self._kind, self.stride, self._plain = context, builder, kind, stride, plain
+        self._vnni, self._bytes = has_vnni(context) and not plain, kind in (INT8, INT5)
+        self._at_once = min(stride, LINE) if self._bytes else LANES  # columns a vector
+        self.total = ir.VectorType(ir.IntType(32), self._at_once // 4) if self._bytes else FLOATS
 
-    def weights(self, address: ir.Value) -> ir.Value:
-        """A vector of them, as float32 unless they are bytes."""
+    def weights(self, matrix: ir.Value, width: ir.Value, row: int, column: ir.Value) -> list[ir.Value]:
+        """Those of a step of the loop, as float32 unless they are bytes."""
         builder = self._builder
+        if self._kind == INT5:
+            block = builder.lshr(
+                builder.add(builder.mul(width, word(row)), column), word(packed.BLOCK.bit_length() - 1)
+            )
+            address = builder.add(matrix, builder.mul(block, word(packed.BLOCK_BYTES)))
+            return packed.halves(self._context, builder, address, plain=self._plain)
+        address = vectors.at(builder, matrix, width, row, column, SIZES[self._kind])
         if self._kind == BFLOAT16:  # the upper half of a float32
             raw = vectors.load(builder, address, ir.VectorType(ir.IntType(16), LANES), 2)
             shifted = builder.shl(builder.zext(raw, INTEGERS), ir.Constant(INTEGERS, [16] * LANES))
-            return builder.bitcast(shifted, FLOATS)
-        return self.x(address)
+            return [builder.bitcast(shifted, FLOATS)]
+        return [self._load(address)]
 
-    def x(self, address: ir.Value) -> ir.Value:
+    def x(self, matrix: ir.Value, width: ir.Value, row: int, column: ir.Value) -> list[ir.Value]:
         """As many activations."""
-        loaded = ir.VectorType(BYTE, self.stride) if self._kind == INT8 else FLOATS
-        return vectors.load(self._builder, address, loaded, self.x_size)
+        builder, size = self._builder, 1 if self._bytes else 4
+        address = vectors.at(builder, matrix, width, row, column, size)
+        parts = range(0, self.stride * size, self._at_once * size)
+        return [self._load(builder.add(address, word(first))) for first in parts]
 
-    def multiply_add(self, x: ir.Value, weights: ir.Value, total: ir.Value) -> ir.Value:
+    def _load(self, address: ir.Value) -> ir.Value:
+        if self._bytes:
+            return vectors.load(self._builder, address, ir.VectorType(BYTE, self._at_once), 1)
+        return vectors.load(self._builder, address, FLOATS, 4)
+
+    def multiply_add(self, x: list[ir.Value], weights: list[ir.Value], total: ir.Value) -> ir.Value:
         """The total with the products added, wherever in it."""
+        for some, others in zip(x, weights, strict=True):
+            total = self._add(some, others, total)
+        return total
+
+    def _add(self, x: ir.Value, weights: ir.Value, total: ir.Value) -> ir.Value:
         builder = self._builder
-        if self._kind != INT8:
+        if not self._bytes:
             fused = vectors.declare(builder.module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
             return builder.call(fused, [x, weights, total])
         if self._vnni:
-            name, kind = f"llvm.x86.avx512.vpdpbusd.{8 * self.stride}", self.total
+            name, kind = f"llvm.x86.avx512.vpdpbusd.{8 * self._at_once}", self.total
             four_at_once = vectors.declare(builder.module, name, kind, [kind] * 3)
             return builder.call(four_at_once, [total, builder.bitcast(x, kind), builder.bitcast(weights, kind)])
-        for first in range(0, self.stride, self.total.count):
+        for first in range(0, self._at_once, self.total.count):
             part = range(first, first + self.total.count)
             unsigned = builder.zext(vectors.lanes(builder, x, None, part), self.total)
             signed = builder.sext(vectors.lanes(builder, weights, None, part), self.total)
@@ -141,8 +165,8 @@ def _emit(
     line.add_incoming(ahead, before)
     totals = [builder.phi(arithmetic.total) for _ in cells]
     vectors.fetch_lines(builder, line, fetched)
-    read = [arithmetic.weights(vectors.at(builder, weights, width, o, column, arithmetic.size)) for o in range(outs)]
-    parts = [arithmetic.x(vectors.at(builder, x, width, r, column, arithmetic.x_size)) for r in range(rows)]
+    read = [arithmetic.weights(weights, width, o, column) for o in range(outs)]
+    parts = [arithmetic.x(x, width, r, column) for r in range(rows)]
     found = []
     for total, (r, o), start in zip(totals, cells, so_far, strict=True):
         total.add_incoming(start, before)

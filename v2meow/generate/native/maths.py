@@ -106,6 +106,8 @@ def round_rows(x, rows, wide, out, scales):
         here = out[row * wide : (row + 1) * wide]
         for i in range(x.shape[1]):
             here[i] = uint8(int32(np.rint(x[row, i] * factor)) + int32(OFFSET))
+        for i in range(x.shape[1], wide):  # what packed weights have behind a line's end need not be nought
+            here[i] = uint8(OFFSET)
 
 
 @njit(**EXACT)

@@ -5,18 +5,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from v2meow.generate.native.dots import AHEAD, BFLOAT16, COLUMNS, FLOAT32, INT8, OUTS, SIZES, STRIDES, lines, tile
+from v2meow.generate.native import packed
+from v2meow.generate.native.dots import (
+    AHEAD,
+    BFLOAT16,
+    COLUMNS,
+    FLOAT32,
+    INT5,
+    INT8,
+    OUTS,
+    SIZES,
+    STRIDES,
+    lines,
+    tile,
+)
 from v2meow.generate.native.maths import FAST, round_rows, scale_back
 from v2meow.generate.native.vectors import LANES
 
 GROUP = 4  # rows that go through a tile together where there are more than two: buffers have whole groups of rows
 _WIDE, _NARROW = 6, 2  # outputs of a tile for a group: as many sums as there are registers for; and what shares leave
+_PACKED = 4  # outputs of a tile of packed weights, which take registers on their way, for a group
 _HALF_A_LINE = 32  # bytes at a time for one row: whole lines, of which nothing else is wanted, come at 0.7 of the rate
 _OFTEN = 3  # groups from which on each fetches but its part
 
 
 class Layer(NamedTuple):
-    """Weights [O, I] at an address. Of int8, `scales` [O] and `offsets` [O]: what OFFSET adds to each output's sum."""
+    """Weights [O, I] at an address.
+
+    Of int8 and int5, `scales` [O] and `offsets` [O]: what OFFSET adds to each output's sum.
+    """
 
     kind: int
     weights: int
@@ -25,27 +42,30 @@ class Layer(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """A thread's own: `sums` [N * _WIDE * LANES or more], and for int8 rows as bytes and their scales."""
+    """A thread's own: `sums` [N * _WIDE * LANES or more], for int8 rows as bytes and their scales, for int5 a tile."""
 
     sums: np.ndarray
     rounded: np.ndarray  # [N * I]
     scales: np.ndarray  # [N]
+    unpacked: np.ndarray  # [_WIDE * I]
 
 
 def _tiles(kind: int) -> tuple[Any, ...]:
     """For 1 row, 2 rows, a group that fetches all, one that fetches its part, and the outputs that are left."""
     slower = _HALF_A_LINE if kind == INT8 else None
+    few = tile(1, OUTS, kind, lines(OUTS, kind, 1, slower), stride=slower), tile(2, OUTS, kind, lines(OUTS, kind, 1))
+    if kind == INT5:  # several groups meet them unpacked, and shares leave nothing
+        return (*few, *[tile(GROUP, _PACKED, kind, lines(_PACKED, kind, 1))] * 3)
     return (
-        tile(1, OUTS, kind, lines(OUTS, kind, 1, slower), stride=slower),
-        tile(2, OUTS, kind, lines(OUTS, kind, 1)),
+        *few,
         tile(GROUP, _WIDE, kind, lines(_WIDE, kind, 1)),
         tile(GROUP, _WIDE, kind, lines(_WIDE, kind, _OFTEN)),
         tile(GROUP, _NARROW, kind, lines(_NARROW, kind, 1)),
     )
 
 
-def _of_kind(float32: Any, bfloat16: Any, int8: Any) -> Any:
-    """One function of the three, which are chosen from when it is called."""
+def _of_kind(float32: Any, bfloat16: Any, int8: Any, int5: Any) -> Any:
+    """One function of the four, which are chosen from when it is called."""
 
     @njit
     def product(kind, weights, x, y, sums, ahead, wide, tall, first, end):
@@ -53,13 +73,15 @@ def _of_kind(float32: Any, bfloat16: Any, int8: Any) -> Any:
             float32(weights, x, y, sums, ahead, wide, tall, first, end)
         elif kind == BFLOAT16:
             bfloat16(weights, x, y, sums, ahead, wide, tall, first, end)
-        else:
+        elif kind == INT8:
             int8(weights, x, y, sums, ahead, wide, tall, first, end)
+        else:
+            int5(weights, x, y, sums, ahead, wide, tall, first, end)
 
     return product
 
 
-_one, _two, _all, _part, _left = map(_of_kind, _tiles(FLOAT32), _tiles(BFLOAT16), _tiles(INT8))
+_one, _two, _all, _part, _left = map(_of_kind, *map(_tiles, (FLOAT32, BFLOAT16, INT8, INT5)))
 
 
 def whole_groups(rows: int) -> int:
@@ -88,29 +110,44 @@ def project(layer, x, rows, y, scratch, after, thread, threads):
     overwritten. `after` are the address and the bytes of what this thread reads next: with its last tiles, it fetches
     that.
     """
-    kind, sums = layer.kind, scratch.sums.ctypes.data
+    stored, sums, groups = layer.kind, scratch.sums.ctypes.data, (rows + GROUP - 1) // GROUP
+    unpacks = stored == INT5 and groups > 1  # once for all groups
+    kind = INT8 if unpacks else stored
     first, last = columns(y, thread, threads)
-    wide, tall, from_x = (x.shape[1] + STRIDES[kind] - 1) // STRIDES[kind] * STRIDES[kind], y.shape[1], x.ctypes.data
-    if kind == INT8:
+    wide, tall = (x.shape[1] + STRIDES[stored] - 1) // STRIDES[stored] * STRIDES[stored], y.shape[1]
+    from_x = x.ctypes.data
+    if stored >= INT8:
         round_rows(x, rows, wide, scratch.rounded, scratch.scales)
         from_x = scratch.rounded.ctypes.data
-    line, groups = wide * SIZES[kind], (rows + GROUP - 1) // GROUP
+    line = packed.line_bytes(wide) if stored == INT5 else wide * SIZES[stored]
     out, end = first, layer.weights + last * line
     while out < last:
         at, to_y = layer.weights + out * line, y.ctypes.data + 4 * out
         ahead = _ahead(at, end, after)
+        outs = _outs(kind, rows, last - out)
+        if unpacks:
+            for number in range(outs):
+                packed.unpack_line(at + number * line, scratch.unpacked.ctypes.data + number * wide, wide)
+            at = scratch.unpacked.ctypes.data
         if rows == 1:
             _one(kind, at, from_x, to_y, sums, ahead, wide, tall, 0, wide)
-            out += OUTS
         elif rows == 2:
             _two(kind, at, from_x, to_y, sums, ahead, wide, tall, 0, wide)
-            out += OUTS
         else:
-            outs = _WIDE if last - out >= _WIDE else _NARROW
-            _many(kind, groups, outs, at, from_x, to_y, sums, ahead, wide, tall)
-            out += outs
-    if kind == INT8:
+            _many(kind, groups, outs, outs * line, at, from_x, to_y, sums, ahead, wide, tall)
+        out += outs
+    if stored >= INT8:
         scale_back(y, rows, first, last, layer.offsets, layer.scales, scratch.scales)
+
+
+@njit(inline="always")
+def _outs(kind, rows, left):
+    """Outputs of the next tile, with so many left."""
+    if rows <= 2:
+        return OUTS
+    if kind == INT5:
+        return _PACKED
+    return _WIDE if left >= _WIDE else _NARROW
 
 
 @njit(inline="always")
@@ -121,13 +158,13 @@ def _ahead(at, end, after):
 
 
 @njit
-def _many(kind, groups, outs, weights, x, y, sums, ahead, wide, tall):
+def _many(kind, groups, outs, size, weights, x, y, sums, ahead, wide, tall):
     """One tile of weights with all groups of rows, a few columns at a time if there are several groups.
 
-    Together the groups fetch as much from `ahead` on as the tile itself holds, evenly: memory is never idle.
+    Together the groups fetch as much from `ahead` on as the tile's `size` in memory, evenly: memory is never idle.
     """
-    at_once, size = wide if groups == 1 else COLUMNS[kind], outs * wide * SIZES[kind]
-    row = wide * (1 if kind == INT8 else 4)  # bytes of x
+    at_once = wide if groups == 1 else COLUMNS[kind]
+    row = wide * (1 if kind >= INT8 else 4)  # bytes of x
     done = 0
     for first in range(0, wide, at_once):
         end = min(first + at_once, wide)

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import Precision
-from v2meow.generate.native.dots import INT8, OUTS, STRIDES
+from v2meow.generate.native.dots import INT5, INT8, OUTS, STRIDES
 from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
-from v2meow.generate.native.team import team
+from v2meow.generate.native.team import Pace, team
 from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices, padded
 from v2meow.generate.pages import Span, give_back_free_pages, use_huge_pages
@@ -42,6 +42,7 @@ class NativeState(State):
         self.logits = arrays["logits"]
         plan = Plan(
             kind=self._matrices.kind,
+            feed_kind=self._matrices.feed_kind,
             heads=spec.heads,
             cross=bool(spec.encoder_layers),
             halves=decoder.all_cache.dtype == torch.bfloat16,
@@ -51,6 +52,7 @@ class NativeState(State):
             **{name: tensor.detach().numpy() for name, tensor in arrays.items()},
         )
         self._plan, self._met, self._meetings = tuple(plan), 0, meetings(plan)
+        self._arrived, self._pace = plan.arrived, Pace()
         give_back_free_pages()  # the weights as they came
         read = (self._matrices.buffer, decoder.table, decoder.all_cache, decoder.all_memory)
         use_huge_pages(Span(part.data_ptr(), part.data_ptr() + part.nbytes) for part in read)
@@ -59,9 +61,10 @@ class NativeState(State):
         spec, rows, threads = self.decoder.model.spec, whole_groups(self.rows), self._team.size
         wide, head = padded(spec.width), self.decoder.all_cache.shape[-1]
         most = max(self.decoder.all_cache.shape[-2], self.decoder.all_memory.shape[-2])
-        widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT8])
+        packs = self._matrices.feed_kind == INT5
+        widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT5 if packs else INT8])
         return {
-            "arrived": torch.zeros(1, dtype=torch.int64),
+            "arrived": torch.zeros(2, dtype=torch.int64),
             "x": torch.zeros(rows, wide),
             "normed": torch.zeros(threads, rows, wide),
             "qkv": torch.zeros(rows, padded(3 * spec.width)),
@@ -72,6 +75,7 @@ class NativeState(State):
             "sums": torch.zeros(threads, rows * OUTS * LANES),
             "rounded": torch.zeros(threads, rows * widest, dtype=torch.uint8),
             "row_scales": torch.zeros(threads, rows),
+            "unpacked": torch.zeros(threads, OUTS * widest if packs else 0, dtype=torch.int8),
             "turned": torch.zeros(threads, 2, head),
             "highest": torch.zeros(threads, LANES),
             "mixing": torch.zeros(threads, head),
@@ -81,8 +85,13 @@ class NativeState(State):
 
     def run(self, extent: Extent) -> None:
         """One step: the next code of every codebook, for each request."""
-        self._team.run(step, self._plan, extent.requests, extent.rows, self._met)
-        self._met += self._meetings
+        arguments, naps = (self._plan, extent.requests, extent.rows, self._met), int(self._arrived[1])
+        if self._team.size > 1 and self._pace.together():
+            self._team.run(step, *arguments)
+            self._met += self._meetings
+            self._pace.tell(waited=int(self._arrived[1]) > naps)
+        else:
+            step(*arguments, 0, 1)
         self.step[: extent.requests].add_(1).clamp_(max=self.steps - 1)
 
 

@@ -26,13 +26,15 @@ QKV, OUT, QUERY, CROSS_OUT, UP, DOWN = range(6)  # of a block's matrices
 class Plan(NamedTuple):
     """All that a step reads and writes. Widths of buffers are those of weights: padded.
 
-    `weights` are addresses [blocks + 1, 6], the last line that of the head, and `begins` [threads, blocks + 1, 6] those
-    of each thread's share; `scales` and `offsets` [blocks + 1, 6, O] are those of int8 weights. `cos` and `sin` are
-    [steps, D / H], `table` [K * (bins + 1), D]. The cache is seen as numbers of 16 bits: with `halves` they are
-    bfloat16, else halves of float32.
+    `feed_kind` is that of the matrices of feed-forward layers. `weights` are addresses [blocks + 1, 6], the last line
+    that of the head, and `begins` [threads, blocks + 1, 6] those of each thread's share; `scales` and `offsets`
+    [blocks + 1, 6, O] are those of int8 and int5 weights. `cos` and `sin` are [steps, D / H], `table`
+    [K * (bins + 1), D]. The cache is seen as numbers of 16 bits: with `halves` they are bfloat16, else halves of
+    float32.
     """
 
     kind: int
+    feed_kind: int
     heads: int
     cross: bool
     halves: bool
@@ -58,6 +60,7 @@ class Plan(NamedTuple):
     sums: np.ndarray  # [threads, N * OUTS * LANES]
     rounded: np.ndarray  # [threads, N * F]
     row_scales: np.ndarray  # [threads, N]
+    unpacked: np.ndarray  # [threads, OUTS * F]; nothing unless weights are packed
     turned: np.ndarray  # [threads, 2, D / H in whole lines]
     highest: np.ndarray  # [threads, LANES]
     mixing: np.ndarray  # [threads, D / H in whole lines]
@@ -100,7 +103,7 @@ def _step(parts, requests, rows, met, thread, threads):
     """
     plan = Plan(*parts)
     heads, normed, begins = plan.heads, plan.normed[thread], plan.begins[thread]
-    scratch = Scratch(plan.sums[thread], plan.rounded[thread], plan.row_scales[thread])
+    scratch = _scratch(plan, thread)
     width = heads * plan.cos.shape[1]
     first, last = share(rows, thread, threads)
     for row in range(first, last):
@@ -148,8 +151,15 @@ def _step(parts, requests, rows, met, thread, threads):
 
 
 @njit(inline="always")
+def _scratch(plan, thread):
+    sums, rounded, scales = plan.sums[thread], plan.rounded[thread], plan.row_scales[thread]
+    return Scratch(sums, rounded, scales, plan.unpacked[thread])
+
+
+@njit(inline="always")
 def _layer(plan, block, place):
-    return Layer(plan.kind, plan.weights[block, place], plan.scales[block, place], plan.offsets[block, place])
+    kind = plan.feed_kind if place in (UP, DOWN) else plan.kind
+    return Layer(kind, plan.weights[block, place], plan.scales[block, place], plan.offsets[block, place])
 
 
 @njit(**FAST)

@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 _PATIENCE_S = 0.002  # after which a waiting thread leaves its core: other work must be keeping its team mate from one
 _NAP = 20  # microseconds
+_MOST_ALONE = 128  # steps that one thread takes before all try again: a few seconds with a large model
 _nap = types.ExternalFunction("usleep", int32(uint32))
 
 
@@ -73,10 +74,16 @@ _LOOKS = _looks()
 
 @njit
 def meet(arrived, met, threads):
-    """Wait until all threads have come here for the (met + 1)th time; met + 1. `arrived` [1] counts all arrivals."""
+    """Wait until all threads have come here for the (met + 1)th time; met + 1. One alone does not meet: met.
+
+    `arrived` [2] counts all arrivals, and how often somebody had to leave its core to wait.
+    """
+    if threads == 1:
+        return met
     met += 1
     _increment(arrived.ctypes.data)
     while not _reached(arrived, met * threads, _LOOKS):
+        _increment(arrived.ctypes.data + arrived.itemsize)
         _nap(_NAP)
     return met
 
@@ -121,6 +128,26 @@ class Team:
             assert self._job is not None
             function, arguments = self._job
             function(*arguments, number, self.size)
+
+
+class Pace:
+    """Who of a team takes the next step: all, or one alone for a while after they had to wait for each other's core.
+
+    Where other processes want the cores, each of a step's many meetings may take as long as the scheduler lets those
+    run. One thread alone is half as fast as two that are not disturbed, and many times as fast as two that are.
+    """
+
+    def __init__(self) -> None:
+        self._alone, self._next = 0, 1
+
+    def together(self) -> bool:
+        """Whether all take the next step. Whoever is told so says afterwards how it went: `tell`."""
+        self._alone -= 1
+        return self._alone < 0
+
+    def tell(self, *, waited: bool) -> None:
+        """How a step of all went: after each that was disturbed, one goes on alone for twice as many as before."""
+        self._alone, self._next = (self._next, min(2 * self._next, _MOST_ALONE)) if waited else (0, 1)
 
 
 _teams: dict[int, Team] = {}

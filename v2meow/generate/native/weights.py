@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from v2meow.generate.linear import RoundedLinear
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT8, OFFSET, OUTS, STRIDES
+from v2meow.generate.native import packed
+from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT5, INT8, OFFSET, OUTS, STRIDES
 from v2meow.generate.native.vectors import LANES
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block
@@ -16,8 +17,9 @@ _A_BLOCK = 6  # matrices: see `step`
 class Matrices:
     """The matrices of `model`'s blocks and head, of which its layers become views.
 
-    `addresses` [blocks + 1, 6], `scales` and `offsets` [blocks + 1, 6, O] as `step` reads them; matrices that a stage
-    does not have stand at 0. Rows and columns are padded with zeros to whole vectors.
+    `kind` is that of all but the feed-forward layers', which are of `feed_kind`. `addresses` [blocks + 1, 6], `scales`
+    and `offsets` [blocks + 1, 6, O] are as `step` reads them; matrices that a stage does not have stand at 0. Rows and
+    columns are padded with zeros to whole vectors.
     """
 
     def __init__(self, model: TokenLM) -> None:
@@ -25,6 +27,7 @@ class Matrices:
         lines = [*blocks, [model.head]]
         layers = [layer for line in lines for layer in line if layer]
         self.kind = _KINDS[layers[0].weight.dtype]  # type: ignore[index]
+        self.feed_kind = INT5 if _packed(blocks[0][-1]) else self.kind
         sizes = [padded(layer.weight.shape[0]) * self._wide(layer) for layer in layers]  # type: ignore[index]
         self.buffer = torch.zeros(sum(sizes), dtype=layers[0].weight.dtype)  # type: ignore[call-overload]
         self.addresses, self._outs, self._apart = torch.zeros(3, len(lines), _A_BLOCK, dtype=torch.int64)
@@ -42,7 +45,7 @@ class Matrices:
                     self._take(layer, part)
                     if isinstance(layer, RoundedLinear) and layer.scale is not None:
                         self.scales[number, place, : len(layer.scale)] = layer.scale
-                        self.offsets[number, place, : len(layer.scale)] = OFFSET * layer.weight.sum(1)
+                        self.offsets[number, place, : len(layer.scale)] = OFFSET * _sums(layer)
 
     def begins(self, threads: int) -> Tensor:
         """Addresses [threads, blocks + 1, 6] at which each thread's share of each matrix begins, see `columns`."""
@@ -50,7 +53,8 @@ class Matrices:
         return torch.stack([self.addresses + rows * self._apart for rows in first])
 
     def _wide(self, layer: nn.Module) -> int:
-        return padded(layer.weight.shape[1], STRIDES[self.kind])  # type: ignore[index]
+        width: int = layer.weight.shape[1]  # type: ignore[index]
+        return width if _packed(layer) else padded(width, STRIDES[self.kind])
 
     def _take(self, layer: nn.Module, part: Tensor) -> None:
         weight = layer.weight
@@ -58,6 +62,15 @@ class Matrices:
         view = part.view(-1, self._wide(layer))[: weight.shape[0], : weight.shape[1]]
         view.copy_(weight)
         layer.weight = nn.Parameter(view, requires_grad=False) if isinstance(layer, nn.Linear) else view
+
+
+def _packed(layer: nn.Module | None) -> bool:
+    return isinstance(layer, RoundedLinear) and layer.columns is not None
+
+
+def _sums(layer: RoundedLinear) -> Tensor:
+    """The sum [O] of each output's weights, with those that pad a line: in packed lines, they need not be nought."""
+    return layer.integers(None if layer.columns is None else packed.padded(layer.columns)).sum(1)
 
 
 def padded(count: int, stride: int = LANES) -> int:
