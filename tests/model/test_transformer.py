@@ -83,6 +83,18 @@ def test_a_block_leaves_its_keys_and_values_in_the_cache():
     assert (cache.keys[:, :, 5:] == 7).all() and (cache.values[:, :, 5:] == 7).all()
 
 
+@pytest.mark.parametrize("cross", [True, False])
+@torch.inference_mode()
+def test_a_block_whose_output_nobody_wants_leaves_the_same_in_its_cache(cross):
+    torch.manual_seed(0)
+    block, x, angles = Block(16, 2, 32, 0.0, cross=cross), torch.randn(2, 5, 16), rotary(torch.arange(5) / 50, 8)
+    memory = KeyValues(*torch.randn(2, 2, 2, 3, 8)) if cross else None
+    whole, alone = (KeyValues(*torch.full((2, 2, 2, 9, 8), 7.0)) for _ in range(2))
+    block(x, angles, causal=True, memory=memory, cache=whole)
+    block.fill(x, angles, alone)
+    assert torch.equal(whole.keys, alone.keys) and torch.equal(whole.values, alone.values)
+
+
 def test_a_full_cache_refuses_more():
     """Written past its end, it would silently forget."""
     cache = KeyValues(torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))

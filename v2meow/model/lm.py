@@ -278,8 +278,10 @@ class TokenLM(nn.Module):
         sequence, times, _ = self._sequence(inputs, given)
         angles = rotary(times, self.head_width)
         if len(times):
-            for block, cache, remembered in zip(self.blocks, caches, memory, strict=True):
+            *before, last = self.blocks
+            for block, cache, remembered in zip(before, caches[:-1], memory[:-1], strict=True):
                 sequence = block(sequence, angles, causal=True, memory=remembered, cache=cache)
+            last.fill(sequence, angles, caches[-1])  # type: ignore[operator]
         return len(times)
 
 

@@ -79,12 +79,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles, *, causal: bool, cache: KeyValues | None = None) -> Tensor:
         """x [B, S, D] → [B, S, D]. Its keys and values are left in the cache."""
-        query_key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split((2, 1))
-        (query, key), (value,) = rotate(query_key, angles), value
+        query, key, value = self.project(x, angles)
         if cache:
             cache.fill(key, value)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out(_join(mixed))
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned by their positions, and values of x [B, S, D]: [B, H, S, D / H] each."""
+        query_key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split((2, 1))
+        query, key = rotate(query_key, angles)
+        return query, key, value[0]
 
 
 class CrossAttention(nn.Module):
@@ -142,6 +147,11 @@ class Block(nn.Module):
             assert memory is not None, "a block with cross-attention needs a memory"
             x = x + self.dropout(self.cross(self.norm_cross(x), angles, memory))
         return x + self.dropout(self.feed(self.norm_feed(x)))
+
+    def fill(self, x: Tensor, angles: Angles, cache: KeyValues) -> None:
+        """Leave in the cache what `forward` would, where its output is not wanted: a quarter of its products."""
+        _, key, value = self.attention.project(self.norm_attention(x), angles)
+        cache.fill(key, value)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
