@@ -6,6 +6,7 @@ Knows nothing of what calls it: Ray Serve, KServe and tests use it alike.
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from v2meow.model.lm import TokenLM
 
 log = logging.getLogger("v2meow.serving")
 _Answer = Tensor | Exception | None  # None is the end
+_MANY, _HOLD_S = 4, 0.1
 
 
 @dataclass(eq=False)
@@ -28,6 +30,7 @@ class _Order:
     milestones: deque[int]
     loop: asyncio.AbstractEventLoop
     answers: "asyncio.Queue[_Answer]" = field(default_factory=asyncio.Queue)
+    since: float = field(default_factory=time.monotonic)
     ticket: int = 0
     given_up: bool = False
 
@@ -131,7 +134,7 @@ class Batcher:
         with self._changed:
             while not (self._inbox or self._engine.busy or self._closed):
                 self._changed.wait()
-            orders, self._inbox = self._inbox, []
+            orders = self._due()
         for order in orders:
             try:
                 order.ticket = self._engine.submit(order.request)
@@ -142,6 +145,19 @@ class Batcher:
         for ticket in [ticket for ticket, order in self._inside.items() if order.given_up]:
             self._engine.cancel(ticket)
             del self._inside[ticket]
+
+    def _due(self) -> list[_Order]:
+        """Take out what waits; nothing while a few wait beside many inside, at most for _HOLD_S.
+
+        To read conditions interrupts everybody inside, and several orders at once cost less than one by one. Windows
+        that were read together end together, and so do the windows after them.
+        """
+        self._inbox = [order for order in self._inbox if not order.given_up]
+        few = len(self._inside) >= _MANY and 2 * len(self._inbox) < len(self._inside)
+        if few and self._inbox and time.monotonic() - self._inbox[0].since < _HOLD_S:
+            return []
+        orders, self._inbox = self._inbox, []
+        return orders
 
     def _step(self) -> None:
         for ticket, codes in self._engine.step().items():

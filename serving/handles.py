@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from grpc.aio import AioRpcError
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -23,6 +24,7 @@ from v2meow.generate.piece import Brief
 from v2meow.generate.request import Request
 
 _LOST = (
+    AioRpcError,
     BackPressureError,
     DeploymentUnavailableError,
     OutOfMemoryError,
@@ -32,6 +34,7 @@ _LOST = (
 )
 _TRIES = 4  # a question that ends every process that is asked must not end them all
 _PAUSE_S = 0.25
+_SMALL = 1 << 20  # bytes; gRPC refuses messages of 4 MiB
 
 Answer = TypeVar("Answer")
 
@@ -65,7 +68,7 @@ class HandleParts:
     async def decode(
         self, edition: Edition, stage: StageName, request: Request, milestones: list[int]
     ) -> AsyncIterator[Tensor]:
-        stream = self._handles[stage].options(stream=True)
+        stream = self._handle(stage, _bytes(request)).options(stream=True)
         known = 0  # frames that were told already
 
         def ask() -> Any:
@@ -82,10 +85,22 @@ class HandleParts:
         return self._contexts[edition.digest]
 
     async def sound(self, edition: Edition, codes: Tensor, first: int, end: int) -> Tensor:
-        return await _again(lambda: self._handles["codec"].sound.remote(edition, codes.short(), first, end))
+        sent = codes.short()
+        handle = self._handle("codec", sent.nbytes)
+        return await _again(lambda: handle.sound.remote(edition, sent, first, end))
 
     async def agreement(self, edition: Edition, brief: Brief, ids: Tensor) -> float:
         return await _again(lambda: self._handles["semantic"].agreement.remote(edition, brief, ids))
+
+    def _handle(self, name: str, size: int) -> DeploymentHandle:
+        """For a call with `size` bytes of tensors: small ones go by gRPC, which costs the ingress a quarter less."""
+        return self._handles[name].options(_by_reference=size > _SMALL)
+
+
+def _bytes(request: Request) -> int:
+    """What the tensors of a request take."""
+    given = request.given
+    return sum(part.nbytes for part in (*given.visual, given.joint, given.prefix, request.known) if part is not None)
 
 
 async def _streamed(ask: Callable[[], Any]) -> AsyncGenerator[Any]:

@@ -177,7 +177,7 @@ class Service:
             await asyncio.sleep(_SILENCE_S / 3)
             try:
                 await asyncio.to_thread(self.spool.tidy)
-                for record in await asyncio.to_thread(lambda: list(self.spool.records())):
+                for record in await asyncio.to_thread(self.spool.pending):
                     self._adopt_orphan(record)
             except OSError:
                 log.exception("the spool cannot be swept")

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,6 +68,7 @@ class Spool:
 
     def __init__(self, folder: Path, keep_s: float) -> None:
         self.folder, self._keep_s = folder, keep_s
+        self._ended: dict[str, float] = {}  # when a generation that has ended expires, by its id
         (folder / "keys").mkdir(parents=True, exist_ok=True)
 
     def new(self, order: Order, mode: Mode, owner: str, upload: Path) -> Record:
@@ -147,11 +148,11 @@ class Spool:
 
     def tidy(self) -> None:
         """Remove what has expired, what was never whole, and keys that stand for nothing any more."""
-        for record in self.records():
-            if record.expires < time.time():
-                self.forget(record.id)
+        expires = {record.id: record.expires for record in self.pending()} | self._ended
+        for name in [name for name, moment in expires.items() if moment < time.time()]:
+            self.forget(name)
         for path in self._places():
-            if not (path / RECORD).exists() and self._is_old(path):
+            if path.name not in expires and not (path / RECORD).exists() and self._is_old(path):
                 self.forget(path.name)
         with self._alone():
             for file in (self.folder / "keys").iterdir():
@@ -166,9 +167,19 @@ class Spool:
 
     def records(self) -> Iterator[Record]:
         """All that are there, expired ones too."""
-        for path in self._places():
-            with suppress(*_UNREADABLE):
-                yield _record(path / RECORD)
+        return _readable(self._places())
+
+    def pending(self) -> list[Record]:
+        """Those that have not ended. A record that has ended stays as it is, and is read once, however often one looks:
+
+        the results of an hour may be ten thousand.
+        """
+        places = self._places()
+        present = {path.name for path in places}
+        self._ended = {name: expires for name, expires in self._ended.items() if name in present}
+        records = list(_readable(path for path in places if path.name not in self._ended))
+        self._ended |= {record.id: record.expires for record in records if record.ended}
+        return [record for record in records if not record.ended]
 
     def _places(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
@@ -191,6 +202,12 @@ class Spool:
         except (FileExistsError, FileNotFoundError):
             return False
         return True
+
+
+def _readable(places: Iterable[Path]) -> Iterator[Record]:
+    for path in places:
+        with suppress(*_UNREADABLE):
+            yield _record(path / RECORD)
 
 
 def _record(path: Path) -> Record:

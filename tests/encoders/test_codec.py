@@ -145,13 +145,22 @@ def test_a_folder_that_cannot_be_used_is_one_error_that_names_the_file(codec, tm
             load_codec(folder)
 
 
-@pytest.mark.parametrize("grid", [(0, 50, 100, 120), (0, 1, 2, 120), (37, 90)])
-def test_parts_are_those_of_the_whole_and_need_nothing_beyond_their_context(grid):
-    """Blocks that do something, so that a context too short would show."""
+def _busy_codec() -> LappedCodec:
+    """One whose blocks do something, as after training."""
     torch.manual_seed(0)
     codec = LappedCodec(_config()).eval()
     for parameter in codec.decoder.parameters():
         parameter.data.normal_(std=0.05)
+    return codec
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("grid", [(0, 50, 100, 120), (0, 1, 2, 120), (37, 90)])
+def test_parts_are_those_of_the_whole_and_need_nothing_beyond_their_context(grid, folded):
+    """Blocks that do something, so that a context too short would show."""
+    codec = _busy_codec()
+    if folded:
+        codec.fold()
     codes = torch.randint(0, 16, (1, 4, 120))
     whole, after = codec.decode(codes), codec.context[1]
     for first, end in pairwise(grid):
@@ -159,3 +168,19 @@ def test_parts_are_those_of_the_whole_and_need_nothing_beyond_their_context(grid
         known[..., end + after :] = -1
         part = codec.decode_part(known, first, end)
         torch.testing.assert_close(part, whole[:, first * HOP : end * HOP], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_a_decoder_that_was_laid_out_gives_what_the_modules_give(levels):
+    """Of all frames, the first and the last among them, and of each clip of a batch by itself."""
+    codec = _busy_codec()
+    codec.fold()
+    codes = torch.randint(0, 16, (3, levels, 30))
+    torch.testing.assert_close(codec.decode_part(codes, 0, 30), codec.decode(codes), atol=1e-5, rtol=1e-4)
+
+
+def test_a_loaded_codec_is_laid_out(codec, tmp_path, monkeypatch):
+    """Else parts would be decoded the slow way, and nobody would notice."""
+    loaded = load_codec(_saved(codec, tmp_path / "codec"))
+    monkeypatch.setattr(loaded, "decode", None)
+    assert loaded.decode_part(torch.zeros(1, 4, 10, dtype=torch.int64), 0, 10).shape == (1, 10 * HOP)

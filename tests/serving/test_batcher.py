@@ -105,6 +105,59 @@ def test_leaving_the_iterator_frees_the_rows_at_once(batcher, monkeypatch):
         assert batcher.load.codes == made  # it was not decoded to its end
 
 
+def _taken_in(batcher: Batcher, monkeypatch) -> list[int]:
+    """Seeds in the order in which the engine got them."""
+    submit, seeds = batcher._engine.submit, []
+    monkeypatch.setattr(batcher._engine, "submit", lambda request: (seeds.append(request.seed), submit(request))[1])
+    return seeds
+
+
+@pytest.mark.parametrize(("late", "alone"), [(2, False), (1, True)])
+def test_few_wait_for_company_while_many_are_inside(tiny_model, monkeypatch, late, alone):
+    """Windows that are read one by one cost more than those that are read together; nobody waits for ever."""
+    monkeypatch.setattr("serving.batcher._HOLD_S", 0.1 if alone else 60.0)
+    batcher = Batcher(_engine(tiny_model, 8))
+    _slowly(batcher, monkeypatch)
+    seeds = _taken_in(batcher, monkeypatch)
+
+    async def listen() -> list[list[torch.Tensor]]:
+        inside = [asyncio.ensure_future(_codes(batcher, _request(seed))) for seed in range(4)]
+        await asyncio.to_thread(wait_for, lambda: batcher.load.rows > 0 and len(seeds) == 4, 5.0)
+        came = []
+        for seed in range(4, 4 + late):
+            await asyncio.sleep(0.05)
+            assert len(seeds) == 4  # also of two the first has waited
+            came.append(asyncio.ensure_future(_codes(batcher, _request(seed))))
+        await asyncio.to_thread(wait_for, lambda: len(seeds) == 4 + late, 5.0)
+        assert not any(one.done() for one in inside)
+        return await asyncio.gather(*inside, *came)
+
+    answers = asyncio.run(listen())
+    assert sorted(seeds) == list(range(4 + late))
+    assert all((codes != UNKNOWN).all() for (codes,) in answers)
+    batcher.close()
+
+
+def test_who_leaves_while_waiting_for_company_is_never_taken_in(tiny_model, monkeypatch):
+    monkeypatch.setattr("serving.batcher._HOLD_S", 60.0)
+    batcher = Batcher(_engine(tiny_model, 8))
+    _slowly(batcher, monkeypatch)
+    seeds = _taken_in(batcher, monkeypatch)
+
+    async def leave() -> None:
+        inside = [asyncio.ensure_future(_codes(batcher, _request(seed))) for seed in range(4)]
+        await asyncio.to_thread(wait_for, lambda: len(seeds) == 4, 5.0)
+        left = asyncio.ensure_future(_codes(batcher, _request(4)))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        await asyncio.gather(*inside)
+
+    asyncio.run(leave())
+    wait_for(lambda: _idle(batcher), 5.0)
+    assert sorted(seeds) == [0, 1, 2, 3]
+    batcher.close()
+
+
 def test_a_request_that_does_not_fit_is_an_error_for_that_one_only(batcher):
     async def both():
         misfit = _codes(batcher, _request(1, frames=500))

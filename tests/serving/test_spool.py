@@ -10,6 +10,7 @@ import pytest
 
 from serving.problems import Problem
 from serving.spool import INPUT, RECORD, Order, Record, Spool
+from v2meow.files import read_json
 
 
 @pytest.fixture
@@ -59,6 +60,26 @@ def test_what_has_expired_goes_with_its_files_and_its_key(spool):
     spool.tidy()
     assert [record.id for record in spool.records()] == [kept.id]
     assert not spool.place(gone.id).exists() and len(list((spool.folder / "keys").iterdir())) == 1
+
+
+def test_what_has_ended_is_read_once(spool, monkeypatch):
+    """A sweep every few seconds that read an hour's results each time would cost more than the music."""
+    under_way, ended, gone = _new(spool), _new(spool), _new(spool)
+    gone.expires = time.time() + 0.2
+    for record in (ended, gone):
+        record.status = "succeeded"
+        spool.save(record)
+    assert [record.id for record in spool.pending()] == [under_way.id]
+    read = []
+    monkeypatch.setattr("serving.spool.read_json", lambda path: read.append(path) or read_json(path))
+    assert [record.id for record in spool.pending()] == [under_way.id]
+    assert read == [spool.place(under_way.id) / RECORD]
+    time.sleep(0.25)
+    spool.tidy()
+    assert {record.id for record in spool.records()} == {under_way.id, ended.id}
+    under_way.status = "failed"
+    spool.save(under_way)
+    assert spool.pending() == []
 
 
 def test_what_was_never_whole_goes_too(spool):

@@ -60,6 +60,7 @@ def load_codec(folder: Path) -> Codec:
         return new_pretrained(config)
     codec = LappedCodec(config)
     weights.load_into(codec, folder)
+    codec.fold()
     return codec.eval()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from v2meow.config import LappedCodecConfig
 from v2meow.encoders.codec import codebooks
+from v2meow.encoders.codec.framewise import FramewiseDecoder
 
 _SOFTEN = 1e-5  # keeps the slope of the companding finite at zero
 _DECAY = 0.999  # of the codebooks' averages: with 0.99 a few batches undo what the whole catalogue gave
@@ -52,6 +53,11 @@ class LappedCodec(nn.Module):
             _not_kept(book, "embed_avg", book.embed_avg)
             _not_kept(book, "cluster_size", book.cluster_size)
         self._fix_transform(hop)
+        self._framewise: FramewiseDecoder | None = None
+
+    def fold(self) -> None:
+        """Lay the decoder out for parts of a piece: they take half the time. The weights must not change any more."""
+        self._framewise = FramewiseDecoder(self.quantizer, self.decoder, self.synthesis)
 
     def _fix_transform(self, hop: int) -> None:
         """MDCT basis with a sine window (Princen-Bradley): overlap-add of the inverse restores the signal."""
@@ -71,9 +77,12 @@ class LappedCodec(nn.Module):
 
     def waveform(self, spectrum: Tensor) -> Tensor:
         """Inverse of `spectrum`: [B, hop, F] → [B, T]."""
+        return self.synthesis(self._expanded(spectrum))[:, 0]
+
+    def _expanded(self, spectrum: Tensor) -> Tensor:
+        """Transform coefficients of companded ones, of any shape."""
         power = self.config.companding
-        coefficients = spectrum.sign() * ((spectrum.abs() + _SOFTEN**power) ** (1 / power) - _SOFTEN)
-        return self.synthesis(coefficients)[:, 0]
+        return spectrum.sign() * ((spectrum.abs() + _SOFTEN**power) ** (1 / power) - _SOFTEN)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass in training: (spectrum, its reconstruction, waveform's reconstruction, commitment loss)."""
@@ -103,8 +112,15 @@ class LappedCodec(nn.Module):
         """What `decode` of codes [B, K, F] gives for frames `first` … `end` - 1, from those and their context alone."""
         before, after = self.context
         start = max(0, first - before)
-        waveform = self.decode(codes[..., start : end + after])
+        waveform = self._decode_few(codes[..., start : end + after])
         return waveform[:, (first - start) * self.config.hop : (end - start) * self.config.hop]
+
+    def _decode_few(self, codes: Tensor) -> Tensor:
+        """`decode`, the faster way where the decoder is laid out for it."""
+        if self._framewise is None:
+            return self.decode(codes)
+        with torch.no_grad():
+            return self._framewise.overlapped(self._expanded(self._framewise.frames(codes)))
 
     @torch.no_grad()
     def initialise_codebooks(self, frames: Tensor, generator: torch.Generator) -> None:
