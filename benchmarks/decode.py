@@ -32,7 +32,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int5")
 BYTES_ONLY: tuple[Precision, ...] = ("int8", "int5")  # for CPUs
 DTYPES = dict.fromkeys(PRECISIONS, torch.float32) | {"bfloat16": torch.bfloat16}  # of the peers
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int5": 1}  # of a weight outside of feed-forward layers
-FEED_BYTES = BYTES | {"int5": 41 / 64}
+FEED_BYTES = BYTES | {"int5": 41 / 64}  # 5 bits, and a size for each 64
 HELP = """\
 Windows decoded with guidance (two rows a sequence) from their conditions on, ours and the peers' in turns.
 

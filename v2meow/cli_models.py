@@ -37,6 +37,7 @@ RegistryOption = Annotated[
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as v3.")]
 StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="staging or production.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="WORDS", help="Why; it is kept.")]
 ActorOption = Annotated[str | None, typer.Option("--as", metavar="WHO", help="Who does it; default: you, by login.")]
 KeyOption = Annotated[
     str | None, typer.Option("--key", metavar="KEY", help="Idempotency key: the same request again changes nothing.")
@@ -205,7 +206,7 @@ def rollback(
 def withdraw(
     name: NameArgument,
     stage: StageArgument,
-    reason: Annotated[str, typer.Option("--reason", "-m", metavar="WORDS", help="Why; it is kept.")],
+    reason: ReasonOption,
     folder: WorkspaceOption = None,
     location: RegistryOption = None,
     actor: ActorOption = None,
@@ -221,7 +222,7 @@ def withdraw(
 def retire(
     name: NameArgument,
     version: VersionArgument,
-    reason: Annotated[str, typer.Option("--reason", "-m", metavar="WORDS", help="Why; it is kept.")],
+    reason: ReasonOption,
     folder: WorkspaceOption = None,
     location: RegistryOption = None,
     actor: ActorOption = None,

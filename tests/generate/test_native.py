@@ -1,6 +1,8 @@
 """The compiled step's parts against plain arithmetic, and its threads."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 
@@ -222,9 +224,10 @@ def test_callers_of_a_team_take_turns():
 def test_whoever_has_to_wait_for_long_is_counted():
     """It tells that other processes want the cores."""
     team, arrived = Team(2), np.zeros(2, np.int64)
+    _meet(arrived, 0, 1)  # compiled before: both would be late otherwise
 
     def late(thread: int, threads: int) -> None:
-        time.sleep(0.05 * thread)
+        time.sleep(0.5 * thread)
         _meet(arrived, 0, threads)
 
     team.run(late)
@@ -254,6 +257,13 @@ def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(names["double"])
     assert compiled(names["double"])(21) == 42
+
+
+def test_the_compiled_step_is_there_where_nothing_can_be_kept_on_disk():
+    """One function that insists on its cache would end every command there, at its import."""
+    no_place = "from numba.core import caching; caching.CacheImpl._locator_classes = []"
+    code = f"{no_place}; import v2meow.generate.native.state"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_is_kept_on_disk_is_forgotten_when_a_part_of_it_changes(tmp_path):

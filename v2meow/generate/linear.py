@@ -113,7 +113,7 @@ def lower(module: nn.Module, precision: Precision) -> None:
 def _lower(module: nn.Module, precision: Precision, *, inside_feed: bool = False) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            packs = precision == "int5" and inside_feed
-            setattr(module, name, rounded(child, "int8" if precision == "int5" and not packs else precision))
+            own: Precision = "int8" if precision == "int5" and not inside_feed else precision
+            setattr(module, name, rounded(child, own))
         else:
             _lower(child, precision, inside_feed=inside_feed or name == "feed")

@@ -77,7 +77,7 @@ def unpack(packed: Tensor, width: int) -> Tensor:
     return weight[:, :width]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _pack(weight, packed, places, errors):
     group = np.empty(GROUP, np.int64)
     for out in range(len(weight)):
@@ -174,7 +174,7 @@ def _looked_up_one_by_one(builder: Any, table: ir.Value, places: ir.Value) -> ir
 unpack_line = unpacker()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _unpack(packed, weight):
     apart, wide = packed.shape[1], weight.shape[1]
     for out in range(len(packed)):
