@@ -64,14 +64,18 @@ def test_a_row_of_bytes_is_the_same_to_the_last_bit_in_any_company(precision):
     assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in range(70))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_rows_that_are_rounded_a_few_at_a_time_come_out_as_all_at_once(bias):
-    """Many rows take turns in the cache of a core; each must meet its own scale, and x must stay as it was."""
-    layer, x = rounded(nn.Linear(64, 128, bias=bias), "int8"), torch.randn(3, 50, 64)
+def test_a_layer_of_bytes_rounds_multiplies_and_scales_row_by_row(bias, compiled, monkeypatch):
+    """To the last bit, with Numba and without; each row must meet its own scale, and x must stay as it was."""
+    if not compiled:
+        monkeypatch.setattr("v2meow.generate.linear.find_spec", lambda _: None)
+    layer, x = rounded(nn.Linear(64, 128, bias=bias), "int8"), torch.randn(70, 3, 64).transpose(0, 1)
     assert isinstance(layer, RoundedLinear) and layer.scale is not None
+    x[1, 4], x[2, 5] = 0, x[2, 5] * 1000
     before = x.clone()
     rows, scales = round_rows(x)
-    sums = integer_products(rows.flatten(0, 1), layer.weight).unflatten(0, (3, 50))
+    sums = integer_products(rows.flatten(0, 1), layer.weight).unflatten(0, (3, 70))
     expected = sums.float() * (scales * layer.scale)
     assert torch.equal(layer(x), expected if layer.bias is None else expected + layer.bias)
     assert torch.equal(x, before)

@@ -9,6 +9,7 @@ read the same weights, see `native`, which computes the same numbers.
 """
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -19,7 +20,6 @@ Precision = Literal["float32", "bfloat16", "int8", "int5"]
 
 LARGEST = 127  # of int8, on both sides of nought
 SMALLEST = 1e-12  # that the largest number of a row counts as: a row of zeros has a scale, too
-_AT_ONCE = 64  # rows that are rounded, or scaled, together: what is computed on the way stays in a core's cache
 _EXACT = 1024  # products of int8 that float32 adds up exactly: 127 x 127 x 1024 is below 2^24
 
 
@@ -44,12 +44,13 @@ class RoundedLinear(nn.Module):
 
     def _of_bytes(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [N, I] times the weights: [N, O]."""
-        rounded = [round_rows(some) for some in x.split(_AT_ONCE)]
-        sums = integer_products(torch.cat([rows for rows, _ in rounded]), self.integers())
-        y = x.new_empty(sums.shape)
-        for (_, scales), some, out in zip(rounded, sums.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
-            torch.mul(some.float(), scales * scale, out=out)
-        return y
+        if find_spec("numba") is None:
+            rows, scales = round_rows(x)
+            return integer_products(rows, self.integers()).float() * (scales * scale)
+        from v2meow.generate.native.rows import rounded_rows, scaled_sums  # here, so that torch alone will do
+
+        rows, scales = rounded_rows(x)
+        return scaled_sums(integer_products(rows, self.integers()), scales, scale)
 
     def integers(self, columns: int | None = None) -> Tensor:
         """The weights int8 [O, I], or so many `columns` of them, which may count those that pad a packed line."""

@@ -9,7 +9,6 @@ from numba import float32, int32, njit, uint8
 from numba.extending import intrinsic
 
 from v2meow.generate.linear import LARGEST, SMALLEST
-from v2meow.generate.native.dots import OFFSET
 
 # How all functions here are compiled. Nothing says that numbers are finite: all the rest of what lets sums be reordered
 # and fused. Division by nought is infinite, as for NumPy: a loop that might raise an error is not made of vectors.
@@ -94,8 +93,8 @@ def turn(x, cos, sin, out):
 
 
 @njit(**EXACT)
-def round_rows(x, rows, wide, out, scales):
-    """Rows of x [N, I], each by its largest number, as bytes with OFFSET into `out`, `wide` apart; their scales.
+def round_rows(x, rows, wide, offset, out, scales):
+    """Rows of x [N, I], each by its largest number, as bytes with `offset` into `out`, `wide` apart; their scales.
 
     The same numbers as `generate.linear.round_rows`.
     """
@@ -105,9 +104,9 @@ def round_rows(x, rows, wide, out, scales):
         factor = float32(1) / largest * float32(LARGEST)  # as PyTorch divides a constant by a tensor
         here = out[row * wide : (row + 1) * wide]
         for i in range(x.shape[1]):
-            here[i] = uint8(int32(np.rint(x[row, i] * factor)) + int32(OFFSET))
+            here[i] = uint8(int32(np.rint(x[row, i] * factor)) + int32(offset))
         for i in range(x.shape[1], wide):  # what packed weights have behind a line's end need not be nought
-            here[i] = uint8(OFFSET)
+            here[i] = uint8(offset)
 
 
 @njit(**EXACT)

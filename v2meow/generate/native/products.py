@@ -13,6 +13,7 @@ from v2meow.generate.native.dots import (
     FLOAT32,
     INT5,
     INT8,
+    OFFSET,
     OUTS,
     SIZES,
     STRIDES,
@@ -117,7 +118,7 @@ def project(layer, x, rows, y, scratch, after, thread, threads):
     wide, tall = (x.shape[1] + STRIDES[stored] - 1) // STRIDES[stored] * STRIDES[stored], y.shape[1]
     from_x = x.ctypes.data
     if stored >= INT8:
-        round_rows(x, rows, wide, scratch.rounded, scratch.scales)
+        round_rows(x, rows, wide, OFFSET, scratch.rounded, scratch.scales)
         from_x = scratch.rounded.ctypes.data
     line = packed.line_bytes(wide) if stored == INT5 else wide * SIZES[stored]
     out, end = first, layer.weights + last * line
