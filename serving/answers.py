@@ -134,15 +134,21 @@ async def _encoded(performing: Performing, start: Callable[[], Encoder]) -> Asyn
     """What an encoder makes of the only take. Nobody knows its length beforehand:
 
     the answer is chunked, and one that fails breaks off without the last chunk, which no client takes for the whole.
-    The encoder starts while the first sound is made, and its last part waits until everything is kept.
+    The encoder starts while the first sound is made, and its last part waits until everything is kept. Where it fails
+    before that the generation does, whose record says why: who was to hear it has not left.
     """
     starting = asyncio.ensure_future(asyncio.to_thread(start))
     try:
         async with aclosing(performing.events()) as events:
             async for event in events:
                 if isinstance(event, Audio):
-                    encoder = await asyncio.shield(starting)
-                    if part := await asyncio.to_thread(encoder.add, event.samples.numpy()):
+                    try:
+                        encoder = await asyncio.shield(starting)
+                        part = await asyncio.to_thread(encoder.add, event.samples.numpy())
+                    except Exception as error:
+                        await events.athrow(error)  # which raises the Problem that it is
+                        raise
+                    if part:
                         yield part
         ending = (await asyncio.shield(starting)).end()
         while (part := await asyncio.to_thread(next, ending, None)) is not None:

@@ -1,4 +1,4 @@
-"""KServe's REST server with what it lacks: bounded bodies, responses as requests, and one form for every error."""
+"""KServe's REST server with what it lacks: bounds for heads and bodies, responses as requests, one form of errors."""
 
 import asyncio
 from contextlib import suppress
@@ -12,6 +12,7 @@ from kserve.protocol.dataplane import DataPlane
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import patience
 from serving.kserve_wire import Refused, read_rest
 from serving.problems import Problem
 from serving.settings import Limits
@@ -23,6 +24,8 @@ _GONE = 499  # nobody reads it
 
 def prepare(app: FastAPI, plane: DataPlane, limits: Limits) -> None:
     """Put our way of taking requests before KServe's, which it adds to `app` when the server starts."""
+    # KServe hands none of uvicorn's options on: what it takes for "auto" is ours to say.
+    patience.in_proxy()
     app.add_middleware(BoundedBodies, limits=limits)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(Problem, _problem)

@@ -41,7 +41,11 @@ def serve(
     max_seconds: Annotated[float, typer.Option(min=0.1, help="The longest music of one request.")] = 120.0,
     max_takes: Annotated[int, typer.Option(min=1, help="Most takes of one request.")] = 8,
     upload_mib: Annotated[int, typer.Option(min=1, max=2047, help="The largest request.")] = 256,
+    upload_seconds: Annotated[float, typer.Option(min=0.1, help="What a request's body may take (408).")] = 60.0,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds until a request fails (504).")] = 120.0,
+    watermark: Annotated[
+        Path | None, typer.Option(metavar="SECRET", help="Mark the music by the secret in this file.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores for each engine's arithmetic.")] = 1,
 ) -> None:
     """Serve V2Meow by the Open Inference Protocol v2, over REST and gRPC, until SIGTERM.
@@ -60,11 +64,12 @@ def serve(
         max_seconds=max_seconds,
         max_takes=max_takes,
         upload_mib=upload_mib,
+        upload_s=upload_seconds,
         deadline_s=deadline,
     )
     try:
         _refuse_taken(http_port, grpc_port)
-        _serve(_steps(model, workspace, limits, threads), part, http_port, grpc_port)
+        _serve(_steps(model, workspace, limits, watermark, threads), part, http_port, grpc_port)
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
             "__main__",
@@ -87,15 +92,17 @@ def _refuse_taken(*ports: int) -> None:
                 raise ServerError(f"port {port}: {error.strerror}: give another --http-port or --grpc-port") from None
 
 
-def _steps(model: str, workspace: Path | None, limits: "Limits", threads: int) -> "Steps":
+def _steps(model: str, workspace: Path | None, limits: "Limits", watermark: Path | None, threads: int) -> "Steps":
     import torch
 
     from serving.choice import resolve
     from serving.local import LocalParts
     from serving.steps import Steps
+    from v2meow.generate.watermark import read_secret
 
     torch.set_num_threads(threads)
-    return Steps(LocalParts(limits.running), resolve(model, workspace), limits)
+    secret = read_secret(watermark) if watermark else None
+    return Steps(LocalParts(limits.running), resolve(model, workspace), limits, secret)
 
 
 def _serve(steps: "Steps", part: Part, http_port: int, grpc_port: int) -> None:

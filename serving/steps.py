@@ -1,6 +1,7 @@
 """The steps of the cascade, each alone or all at once, from tensors to tensors. Knows no protocol and no server.
 
-Steps that are called one after the other make the very music of the cascade: the same windows, seeds and engines.
+Steps that are called one after the other make the very music of the cascade: the same windows, seeds and engines, and
+the same mark where there is a secret.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from v2meow.generate.parts import bundle_recipe
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.provenance import SOFTWARE, Provenance, provenance
 from v2meow.generate.request import Request
+from v2meow.generate.watermark import marked
 from v2meow.generate.windows import Window
 
 _PROMPT = 1000  # characters
@@ -43,10 +45,13 @@ class Answer:
 
 
 class Steps:
-    """The steps of one bundle. `run` one of them; Problem, MediaError or PromptError for what a request has wrong."""
+    """The steps of one bundle. `run` one of them; Problem, MediaError or PromptError for what a request has wrong.
 
-    def __init__(self, parts: LocalParts, edition: Edition, limits: Limits) -> None:
-        self.parts, self.edition, self.limits = parts, edition, limits
+    With a `secret` the music is marked.
+    """
+
+    def __init__(self, parts: LocalParts, edition: Edition, limits: Limits, secret: bytes | None = None) -> None:
+        self.parts, self.edition, self.limits, self._secret = parts, edition, limits, secret
         self.recipe: Recipe = bundle_recipe(Path(edition.folder))
         self.contracts: dict[StepName, Contract] = contracts(Path(edition.folder), self.recipe)
         self._steps: dict[StepName, Callable[[Tensors, Provenance], Awaitable[Answer]]] = {
@@ -95,12 +100,16 @@ class Steps:
         return Answer(tensors, about)
 
     async def _performed(self, piece: Piece) -> Tensor:
-        """The sound [samples] of a piece, with whatever of it is still to be made."""
+        """The sound [samples] of a piece, marked, with whatever of it is still to be made."""
         context = await self.parts.context(self.edition)
         chunks = [
             item async for item in Performance(piece, self.edition, self.parts, context) if isinstance(item, Tensor)
         ]
-        return torch.cat(chunks)
+        sound = torch.cat(chunks)
+        if self._secret is None:
+            return sound
+        rate = self.recipe.codec.sample_rate
+        return torch.from_numpy(await asyncio.to_thread(marked, sound.numpy(), self._secret, self.edition.digest, rate))
 
     def _audio(self, sound: Tensor) -> Tensors:
         rate = np.array([self.recipe.codec.sample_rate], np.int32)

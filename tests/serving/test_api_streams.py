@@ -4,6 +4,7 @@ import io
 import socket
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import httpx
@@ -14,7 +15,7 @@ from processes import wait_for
 from test_api_leaving import Slow, _form, _leave
 from test_performance import Failing
 
-from v2meow.media import Reader
+from v2meow.media import OggOpus, Reader, Scoring
 
 FORMATS = {"ogg": "audio/ogg", "fmp4": "video/mp4"}
 
@@ -113,6 +114,72 @@ def test_a_stream_that_fails_never_passes_for_a_whole_one(loop: Loop, settings, 
         assert {record.status for record in server.service.spool.records()} == {"failed"}
 
 
+class FailingOgg(OggOpus):
+    """Cannot write its third part."""
+
+    def add(self, samples: np.ndarray) -> bytes:
+        if self._place >= 2 * 16_000:
+            raise OSError("no more pages")
+        return super().add(samples)
+
+
+class FailingScoring(Scoring):
+    """Its process dies before the third part."""
+
+    _parts = 0
+
+    def add(self, samples: np.ndarray) -> bytes:
+        self._parts += 1
+        if self._parts == 3:
+            self._child.kill()
+        return super().add(samples)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "encoder", "kind"),
+    [("ogg", "OggOpus", FailingOgg, "internal-error"), ("fmp4", "Scoring", FailingScoring, "unusable-video")],
+)
+def test_an_encoder_that_fails_is_a_failure_and_no_client_who_left(
+    loop: Loop, settings, long_clip, monkeypatch, form, name, encoder, kind
+):
+    """The record says what went wrong; the stream breaks off, and what has come is no file that looks whole."""
+    monkeypatch.setattr(f"serving.answers.{name}", encoder)
+    with local_server(loop, settings()) as server, server.client() as client:
+        files, data = {"video": long_clip.read_bytes()}, {"format": form, "seconds": "12"}
+        come = b""
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            client.stream("POST", "/v1/generations", files=files, data=data) as answer,
+        ):
+            for chunk in answer.iter_raw():
+                come += chunk
+        assert 8_000 < len(_heard(come)) < 10 * 16_000
+        record = finished(client, answer.headers["x-generation-id"])
+        assert record["status"] == "failed" and record["error"]["type"].endswith(kind)
+        assert server.counts.happened[kind] == 1
+        wait_for(server.free, 2.0)
+
+
+def test_an_encoder_that_fails_at_the_very_end_leaves_the_music(loop: Loop, settings, clip, monkeypatch):
+    """All of it was made and kept: the stream breaks off, and the take can be had by its address."""
+
+    def broken(_: OggOpus) -> NoReturn:
+        raise OSError("no last page")
+
+    monkeypatch.setattr(OggOpus, "end", broken)
+    with local_server(loop, settings()) as server, server.client() as client:
+        data = {"format": "ogg", "seed": "3"}
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            client.stream("POST", "/v1/generations", files={"video": clip.read_bytes()}, data=data) as answer,
+        ):
+            answer.read()
+        record = finished(client, answer.headers["x-generation-id"])
+        assert record["status"] == "succeeded"
+        assert client.get(record["takes"][0]["files"]["wav"]).content == ask(client, clip, seed=3).content
+        wait_for(server.free, 2.0)
+
+
 def test_a_client_without_chunks_gets_the_whole_or_an_error(server: LocalServer, clip):
     """HTTP/1.0, which some proxies speak: there the end of the connection is the end of the answer."""
     for form in FORMATS:
@@ -179,6 +246,7 @@ def test_a_video_that_cannot_be_scored_breaks_the_stream_off(loop: Loop, setting
         with pytest.raises(httpx.RemoteProtocolError):
             ask(client, clip, format="fmp4")
         wait_for(server.free, 2.0)
+        assert {record.status for record in server.service.spool.records()} == {"failed"}
         assert ask(client, clip, seconds=0.2).status_code == 200
 
 

@@ -1,4 +1,5 @@
-"""Heads that dribble in: their connections are closed in time, whatever server reads them, and others are served."""
+"""Heads that dribble in or are too long: their connections are closed in time, whatever server reads them, and others
+are served."""
 
 import asyncio
 import re
@@ -6,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,39 @@ def test_others_are_served_while_hundreds_dribble(port: int):
         assert time.monotonic() - began < HEAD_S + 2.0
 
 
-def test_its_answer_is_a_problem_as_all_are():
-    _, _, body = patience._ANSWER.partition(b"\r\n\r\n")
-    told = Problem(408, "head-too-slow", "the head of the request took too long").body
-    assert httpx.Response(200, content=body).json() == told
+@pytest.mark.parametrize("lines", [b"X: " + b"a" * (1 << 20), b"X: a\r\n" * (1 << 18)], ids=["one line", "many"])
+@pytest.mark.parametrize("earlier", [b"", _GET], ids=["the first", "a later one"])
+def test_a_head_of_a_megabyte_is_refused(port: int, earlier: bytes, lines: bytes):
+    """One of uvicorn's two parsers would take any length into memory."""
+    with _connected(port) as connection:
+        if earlier:
+            connection.sendall(earlier)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        with suppress(OSError):  # refused before all of it was sent
+            connection.sendall(_GET[:-2] + lines + b"\r\n\r\n")
+        answer = b""
+        with suppress(ConnectionResetError):
+            while part := connection.recv(4096):
+                answer += part
+    assert re.search(rb"HTTP/1.1 (431|400) ", answer), answer  # 400 is h11's own
+    assert httpx.get(f"http://127.0.0.1:{port}").text == "ab"
+
+
+def test_bodies_are_not_counted_as_heads(port: int):
+    assert httpx.post(f"http://127.0.0.1:{port}", content=bytes(4 * PatientProtocol.head_bytes)).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (patience.SLOW, Problem(408, "head-too-slow", "the head of the request took too long")),
+        (patience.LONG, Problem(431, "head-too-long", "the head of the request is longer than 64 KiB")),
+    ],
+)
+def test_its_answers_are_problems_as_all_are(answer: bytes, told: Problem):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert httpx.Response(200, content=body).json() == told.body
+    assert head.startswith(b"HTTP/1.1 %d " % told.status)
 
 
 def test_rays_proxies_are_given_it(monkeypatch):
