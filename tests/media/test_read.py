@@ -8,11 +8,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numbered import FPS, PICTURES, lag_ms, numbers, write_numbered
 
 from v2meow.config import MediaConfig
-from v2meow.media import MediaError, Reader, read, seek_plan
+from v2meow.media import MediaError, Reader, read, seek_plan, source
+from v2meow.media.probe import upright
+from v2meow.media.source import decoded, in_seconds, open_source, packets
 
 # Each names the way of storing times that it stands for.
 CONTAINERS: dict[str, dict[str, Any]] = {
@@ -84,6 +87,45 @@ def test_seeking_and_scanning_give_identical_pictures(
         monkeypatch.setattr(read, "seek_plan", lambda *_, plan=plan: plan)
         found[plan] = read.frames(numbered, limits, rate, 32)
     assert np.array_equal(found["seek"], found["scan"])
+
+
+def test_one_thread_decodes_what_several_do(numbered: Path, limits: MediaConfig, monkeypatch: pytest.MonkeyPatch):
+    """Small pictures are decoded by one, large ones by several."""
+    alone = read.frames(numbered, limits, FPS, 32)
+    monkeypatch.setattr(source, "_THREADED_PIXELS", 0)
+    assert np.array_equal(alone, read.frames(numbered, limits, FPS, 32))
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("shape", [(32, 48), (90, 161), (400, 64)])
+def test_one_thread_scales_as_several_do(tmp_path: Path, limits: MediaConfig, shape: tuple[int, int], smooth: bool):
+    """A picture's parts are scaled apart by several, and must not show it."""
+    video = write_numbered(tmp_path / "a.mp4", shown_at=[77])
+    with open_source(video, limits) as file:
+        (frame,) = decoded(file, file.need_video())
+    kind = "AREA" if smooth and shape == (32, 48) else "BICUBIC"
+    several = VideoReformatter().reformat(frame, shape[1], shape[0], "rgb24", interpolation=kind, threads=4)
+    alone = read._picture(VideoReformatter(), frame, *shape, smooth=smooth)
+    assert np.array_equal(alone, upright(several.to_ndarray(), frame))
+
+
+def test_every_whole_picture_before_a_cut_is_kept(tmp_path: Path, limits: MediaConfig):
+    """Threads that decode ahead lose two and more pictures when a damaged one ends them."""
+    video = write_numbered(tmp_path / "a.mp4", options={"movflags": "+faststart"})
+    with open_source(video, limits) as file:
+        cut = list(packets(file, file.need_video()))[100]
+    assert cut.pos is not None
+    video.write_bytes(video.read_bytes()[: cut.pos + cut.size // 2])
+    with open_source(video, limits) as file:
+        assert len(list(decoded(file, file.need_video()))) == 100
+
+
+def test_ticks_are_in_seconds_what_exact_fractions_are():
+    """Rounded twice, a time can fall before that of the picture that it is."""
+    random = np.random.default_rng(0)
+    for ticks, top, bottom in random.integers((-(1 << 40), 1, 1), (1 << 40, 5_000, 200_000), (500, 3)).tolist():
+        assert in_seconds(ticks, Fraction(top, bottom)) == float(ticks * Fraction(top, bottom))
+    assert in_seconds(5, None) == 0.0
 
 
 def test_reordered_avi_is_read_in_order(tmp_path: Path, reader: Reader):

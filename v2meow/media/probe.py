@@ -126,4 +126,5 @@ def upright_rotation(frame: VideoFrame) -> int:
 
 def upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """`picture` [H, W, 3], made from `frame`, turned upright."""
-    return np.rot90(picture, upright_rotation(frame) // 90)
+    turns = upright_rotation(frame) // 90
+    return np.rot90(picture, turns) if turns else picture

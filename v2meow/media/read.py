@@ -214,7 +214,9 @@ def _picture(scale: VideoReformatter, frame: VideoFrame, height: int, width: int
     area = smooth and frame.width * frame.height >= width * height
     if upright_rotation(frame) % 180 != 0:
         height, width = width, height
-    scaled = scale.reformat(frame, width, height, "rgb24", interpolation="AREA" if area else "BICUBIC")
+    interpolation = "AREA" if area else "BICUBIC"
+    # One thread: there would be one a core, which are woken for every picture and count against the memory limit.
+    scaled = scale.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
     return upright(scaled.to_ndarray(), frame)
 
 

@@ -30,6 +30,7 @@ from v2meow.config import MediaConfig
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,ogg,mpegts,mpeg,flv,asf,wav,mp3,flac,aac"
 _SAMPLE_RATES = range(4_000, 384_001)
 _MAX_THREADS = 4  # each keeps pictures of its own, which count against the memory limit
+_THREADED_PIXELS = 1 << 17  # smaller pictures are decoded sooner than they are handed from thread to thread
 
 
 class MediaError(ValueError):
@@ -161,6 +162,8 @@ def _bound_pixels(path: Path, video: VideoStream, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise MediaError(path, f"picture {width}x{height} is larger than {max_pixels} pixels")
     video.codec_context.options = {"max_pixels": str(max_pixels)}
+    if 0 < width * height < _THREADED_PIXELS:
+        video.codec_context.thread_count = 1
     video.codec_context.thread_type = "AUTO"
 
 
@@ -192,4 +195,5 @@ def decoded(source: Source, stream: Stream, after_seek: bool = False) -> Iterato
 
 
 def in_seconds(ticks: int, time_base: Fraction | None) -> float:
-    return float(ticks * time_base) if time_base else 0.0
+    """The float next to `ticks * time_base`: asked for with every picture, and fractions are slow to multiply."""
+    return ticks * time_base.numerator / time_base.denominator if time_base else 0.0
