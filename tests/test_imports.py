@@ -53,6 +53,13 @@ def test_the_command_line_starts_without_heavy_libraries():
     assert (shown.stdout.strip(), shown.stderr) == ("", "")
 
 
+@pytest.mark.parametrize("module", ["v2meow.generate.files", "serving.workers"])
+def test_music_is_made_without_the_libraries_of_training(module):
+    """They would take as long as PyTorch to import, in each process of a service anew."""
+    shown = _python(f"import sys, {module}; print(*sorted({{'sklearn', 'pandas', 'pyarrow'}} & set(sys.modules)))")
+    assert (shown.stdout.strip(), shown.returncode) == ("", 0), shown.stderr
+
+
 @pytest.mark.parametrize("package", ["v2meow", "serving"])
 def test_ray_learns_in_time_that_uv_must_not_start_its_workers(package):
     """It looks once, when it is imported; whichever part of ours imports it first has said so before."""

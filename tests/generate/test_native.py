@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import RoundedLinear, lower
 from v2meow.generate.native import maths
+from v2meow.generate.native.compiling import compiled, sources
 from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT5, INT8, OFFSET, tile
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.packed import pack, padded, unpack
 from v2meow.generate.native.products import Layer, Scratch, project, whole_groups
-from v2meow.generate.native.step import _of, compiled, sources
-from v2meow.generate.native.team import Pace, Team, meet
+from v2meow.generate.native.step import _of
+from v2meow.generate.native.team import Pace, Team, counters, meet
 from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices
 from v2meow.generate.sampling import sample
@@ -195,7 +196,7 @@ def _relay(arrived, board, rounds, met, thread, threads):
 def test_threads_of_a_team_see_what_the_others_wrote_before_a_meeting(size):
     """More threads than cores, too: the sums come out short when one goes on too early."""
     team, rounds = Team(size), 300
-    arrived, board = np.zeros(2, np.int64), np.zeros((2, LANES), np.int64)
+    arrived, board = counters(), np.zeros((2, LANES), np.int64)
     for number in range(3):
         team.run(_relay, arrived, board, rounds, number * 2 * rounds)
     each = size * (size + 1) // 2
@@ -207,7 +208,7 @@ def test_callers_of_a_team_take_turns():
     team = Team(2)
 
     def caller() -> None:
-        arrived, board = np.zeros(2, np.int64), np.zeros((2, LANES), np.int64)
+        arrived, board = counters(), np.zeros((2, LANES), np.int64)
         for number in range(50):
             team.run(_relay, arrived, board, 3, number * 6)
         sums.append(board[1, :2].tolist())
@@ -223,7 +224,7 @@ def test_callers_of_a_team_take_turns():
 
 def test_whoever_has_to_wait_for_long_is_counted():
     """It tells that other processes want the cores."""
-    team, arrived = Team(2), np.zeros(2, np.int64)
+    team, arrived = Team(2), counters()
     _meet(arrived, 0, 1)  # compiled before: both would be late otherwise
 
     def late(thread: int, threads: int) -> None:

@@ -36,6 +36,22 @@ def test_a_killed_child_is_replaced(video: Path, limits: MediaConfig):
         assert reader.probe(video).width == 64
 
 
+def test_a_child_that_was_started_beforehand_is_the_one_that_is_asked(video: Path, limits: MediaConfig):
+    with Reader(limits) as reader:
+        reader.begin()
+        begun = _pid(reader)
+        assert reader.probe(video).width == 64 and _pid(reader) == begun
+
+
+def test_a_child_that_does_not_start_is_no_fault_of_the_file(video: Path, limits: MediaConfig):
+    with Reader(limits) as reader:
+        reader.begin()
+        os.kill(_pid(reader), signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=r"did not start: .* crashed \(exit status -9\)$"):
+            reader.probe(video)
+        assert reader.probe(video).width == 64
+
+
 def test_stretches_of_a_killed_child_end_with_an_error(video: Path, limits: MediaConfig):
     """Another child knows nothing of them, and what it would show could be of another file."""
     with Reader(limits) as reader:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v2meow import bundle
 from v2meow.config import Recipe, VisualConfig
 from v2meow.encoders.visual import load_visual
 from v2meow.files import sha256
+from v2meow.generate.parts import bundle_recipe
 from v2meow.generate.piece import Brief, Piece
 from v2meow.generate.pipeline import Cascade
 from v2meow.generate.provenance import comment, provenance
@@ -61,8 +63,10 @@ def generate_file(video: Path, out: Path, model: Path, order: Order) -> dict[str
     if out.suffix.lower() != ".mp4":
         raise MediaError(out, "the scored video is an MP4 file: give a name that ends in .mp4")
     secret = read_secret(order.watermark) if order.watermark else None
-    cascade = Cascade(model, pieces=order.takes)
-    with Reader(cascade.recipe.media) as reader:
+    verified = bundle.verify(model)
+    with Reader(bundle_recipe(model).media) as reader:
+        reader.begin()
+        cascade = Cascade(model, pieces=order.takes, verified=verified)
         pieces = _pieces(cascade, reader, video, order)
         began = time.perf_counter()
         takes, first = _make(cascade, pieces)

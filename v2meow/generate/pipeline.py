@@ -24,13 +24,13 @@ from v2meow.generate.windows import Window
 class Cascade:
     """The three stages, the codec and the text tower of one bundle. Load it once, use it often."""
 
-    def __init__(self, folder: Path, *, pieces: int = 1) -> None:
+    def __init__(self, folder: Path, *, pieces: int = 1, verified: str | None = None) -> None:
         """Load a bundle folder for `pieces` at once; more wait. BundleError when a file is missing or changed.
 
-        AssetError when its recipe names pretrained weights that are not here, or that it may not use; ModelError when
-        they are others than it was trained with.
+        `verified` is its hash where that was just found. AssetError when its recipe names pretrained weights that are
+        not here, or that it may not use; ModelError when they are others than it was trained with.
         """
-        self.bundle = bundle.verify(folder)
+        self.bundle = verified or bundle.verify(folder)
         self.recipe: Recipe = bundle_recipe(folder)
         self.device = device()
         self.engines: dict[StageName, StageEngine] = {

@@ -30,21 +30,30 @@ class LostError(Exception):
 
 
 class Child:
-    """One decoding process. `max_file_bytes` is the size of the largest file it may write."""
+    """One decoding process, which starts while others work.
+
+    `max_file_bytes` is the size of the largest file it may write.
+    """
 
     def __init__(self, limits: MediaConfig, max_file_bytes: int = 0) -> None:
         self._limits = limits
-        self.stopped = False
+        self._started = self.stopped = False
         command = [sys.executable, "-P", "-m", "v2meow.media.child", json.dumps(asdict(limits)), str(max_file_bytes)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | _FRUGAL
         )
         assert self._process.stdin and self._process.stdout
         self._requests, self._replies = self._process.stdin, self._process.stdout
+
+    def await_start(self) -> None:
+        """Wait until it can be asked. RuntimeError when it does not start: no file is to blame."""
+        if self._started:
+            return
         try:
             self._exchange(_START_S)
-        except LostError as lost:  # not a MediaError: no file is to blame
+        except LostError as lost:
             raise RuntimeError(f"the decoding process did not start: {lost}") from lost
+        self._started = True
 
     def ask(
         self, path: Path, operation: str, array: np.ndarray | None = None, **arguments: Any
@@ -52,6 +61,7 @@ class Child:
         """Have `operation` done on the file at `path`; the reply. MediaError when the file cannot be used."""
         if not path.is_file():  # a folder, or a pipe that would be waited for
             raise MediaError(path, "no such file")
+        self.await_start()
         try:
             request = {"operation": operation, "path": str(path.absolute()), **arguments}
             message, result = self._exchange(self._limits.timeout_s, request, array)
@@ -143,6 +153,7 @@ class Spare:
             self._refilling = True
         try:
             fresh = Child(limits)
+            fresh.await_start()
         finally:
             self._refilling = False
         with self._lock:

@@ -1,6 +1,6 @@
 """Reading untrusted files from a process that must survive them: every request runs in a bounded child.
 
-The child is started when it is first needed, serves one request after the other, and is replaced
+The child is started when it is first needed, or before, serves one request after the other, and is replaced
 after it was killed for taking too long, crashed or ran out of memory. This process never decodes.
 """
 
@@ -38,6 +38,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         if self._child is not None:
             self._child.stop()
+
+    def begin(self) -> None:
+        """Start the child, without waiting for it: who knows that files will come need not wait for it then."""
+        self._child_at_work()
 
     def probe(self, path: Path) -> Probe:
         """What the file holds. A video that cannot show a single picture is refused."""

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from v2meow import weights
 from v2meow.model.lm import StageSpec, Stream, TokenLM, VisualInput
 
@@ -15,7 +17,10 @@ def save_stage(folder: Path, model: TokenLM, metrics: dict[str, Any]) -> None:
 
 def load_stage(folder: Path) -> TokenLM:
     """A stage from its folder, in evaluation mode on the CPU."""
-    model = TokenLM(_spec(weights.read_config(folder), folder))
+    spec = _spec(weights.read_config(folder), folder)
+    with torch.device("meta"):  # at 400 M parameters, beginnings that nobody needs would take seconds
+        model = TokenLM(spec)
+    model.to_empty(device="cpu")
     weights.load_into(model, folder)
     return model.eval()
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from v2meow.config import SemanticIdsConfig
 from v2meow.encoders.semantic.frames import Frames
-from v2meow.encoders.semantic.kmeans import fit_kmeans
 
 
 class SemanticIds(nn.Module):
@@ -43,6 +42,8 @@ class SemanticIds(nn.Module):
 
         RecipeError when there are fewer frames than clusters.
         """
+        from v2meow.encoders.semantic.kmeans import fit_kmeans  # here: scikit-learn takes seconds, which music need not
+
         centroids, figures = fit_kmeans((batch.cpu().numpy() for batch in batches), self.config.clusters, seed)
         self.centroids.copy_(torch.from_numpy(centroids))
         return figures

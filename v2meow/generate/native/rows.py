@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from v2meow.generate.native.compiling import compiled, sources
 from v2meow.generate.native.maths import round_rows, scale_back
-from v2meow.generate.native.step import compiled, sources
 
 
 def _of(version: int) -> tuple[Any, Any]:
-    """Rounding and scaling, to be kept on disk for this version of their parts, as `step` is."""
+    """Rounding and scaling, to be kept on disk for this version of their parts."""
 
     @compiled
     def rounding(x, out, scales):

@@ -8,7 +8,7 @@ from v2meow.generate.linear import Precision
 from v2meow.generate.native.dots import INT5, INT8, OUTS, STRIDES
 from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
-from v2meow.generate.native.team import Pace, team
+from v2meow.generate.native.team import Pace, counters, team
 from v2meow.generate.native.vectors import LANES
 from v2meow.generate.native.weights import Matrices, padded
 from v2meow.generate.pages import Span, give_back_free_pages, use_huge_pages
@@ -64,7 +64,7 @@ class NativeState(State):
         packs = self._matrices.feed_kind == INT5
         widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT5 if packs else INT8])
         return {
-            "arrived": torch.zeros(2, dtype=torch.int64),
+            "arrived": torch.from_numpy(counters()),
             "x": torch.zeros(rows, wide),
             "normed": torch.zeros(threads, rows, wide),
             "qkv": torch.zeros(rows, padded(3 * spec.width)),

@@ -4,14 +4,12 @@ Each thread computes its share of a layer's outputs, or of the heads; between la
 Legend: N rows, D width, F feed-forward width, H heads, P places of the cache, M places of memory, K codebooks.
 """
 
-import zlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
+from v2meow.generate.native.compiling import compiled, sources
 from v2meow.generate.native.dots import AHEAD
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.heads import attend_to_itself, attend_to_memory, first_keys
@@ -49,7 +47,7 @@ class Plan(NamedTuple):
     sin: np.ndarray
     cache: np.ndarray  # [blocks, N, 2, H, P, numbers in whole lines]
     memory: np.ndarray  # [blocks, N, 2, H, M, numbers in whole lines]
-    arrived: np.ndarray  # see `meet`
+    arrived: np.ndarray  # see `counters`
     x: np.ndarray  # [N, D]
     normed: np.ndarray  # [threads, N, D]
     qkv: np.ndarray  # [N, 3 D]
@@ -84,14 +82,6 @@ class Plan(NamedTuple):
 def meetings(plan: Plan) -> int:
     """How often the threads of a team meet in a step."""
     return len(plan.cache) * (8 if plan.cross else 5) + 3
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """The function compiled on first use, and kept on disk where there is a place for it."""
-    try:
-        return njit(nogil=True, cache=True, **FAST)(function)
-    except RuntimeError:  # nothing is writable: neither the package, nor a home
-        return njit(nogil=True, **FAST)(function)
 
 
 @njit(**FAST)
@@ -209,13 +199,8 @@ def _project_and_add(layer, x, rows, plan, scratch, after, thread, threads):
         add(plan.x[row, first:last], plan.narrow[row, first:last])
 
 
-def sources(folder: Path = Path(__file__).parent) -> int:
-    """A checksum of all that `step` is compiled from."""
-    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py"))))
-
-
 def _of(version: int) -> Any:
-    """`_step`, to be kept on disk for this version of its parts: Numba by itself looks at this file alone."""
+    """`_step`, to be kept on disk for this version of its parts."""
 
     @compiled
     def step(parts, requests, rows, met, thread, threads):

@@ -13,12 +13,15 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import int32, int64, njit, types, uint32
 from numba.extending import intrinsic
+
+from v2meow.generate.native.compiling import compiled, sources
 
 _PATIENCE_S = 0.002  # after which a waiting thread leaves its core: other work must be keeping its team mate from one
 _NAP = 20  # microseconds
@@ -50,8 +53,8 @@ _increment = _atomic(lambda builder, at: builder.atomic_rmw("add", at, ir.Consta
 _value = _atomic(_look)
 
 
-@njit(nogil=True)
-def _reached(counter, goal, looks):
+@njit
+def _look_until(counter, goal, looks):
     """Whether `counter` [1] comes to `goal` within so many looks."""
     place = counter.ctypes.data
     for _ in range(looks):  # noqa: SIM110
@@ -60,6 +63,25 @@ def _reached(counter, goal, looks):
     return False
 
 
+def _of(version: int) -> tuple[Any, Any]:
+    """What a team calls by itself, to be kept on disk for this version of its parts."""
+
+    @compiled
+    def reached(counter, goal, looks):
+        return version >= 0 and _look_until(counter, goal, looks)
+
+    @compiled
+    def post(counter):
+        if version >= 0:
+            _increment(counter.ctypes.data)
+
+    return reached, post
+
+
+_reached, _post = _of(sources())
+
+
+@cache
 def _looks() -> int:
     """How many looks take _PATIENCE_S."""
     counter, tried = np.zeros(1, np.int64), 20_000
@@ -69,28 +91,26 @@ def _looks() -> int:
     return int(tried * _PATIENCE_S / (time.perf_counter() - began))
 
 
-_LOOKS = _looks()
+def counters() -> np.ndarray:
+    """What `meet` counts with, int64 [3]: all arrivals, how often somebody had to leave its core to wait, and the looks
+    that come before that."""
+    return np.array([0, 0, _looks()])
 
 
 @njit
 def meet(arrived, met, threads):
     """Wait until all threads have come here for the (met + 1)th time; met + 1. One alone does not meet: met.
 
-    `arrived` [2] counts all arrivals, and how often somebody had to leave its core to wait.
+    `arrived` are the threads' `counters`.
     """
     if threads == 1:
         return met
     met += 1
     _increment(arrived.ctypes.data)
-    while not _reached(arrived, met * threads, _LOOKS):
+    while not _look_until(arrived, met * threads, arrived[2]):
         _increment(arrived.ctypes.data + arrived.itemsize)
         _nap(_NAP)
     return met
-
-
-@njit(nogil=True)
-def _post(counter):
-    _increment(counter.ctypes.data)
 
 
 class Team:
@@ -117,9 +137,9 @@ class Team:
             function(*arguments, 0, self.size)
 
     def _work(self, number: int) -> None:
-        place, done = number - 1, 0
+        place, done, looks = number - 1, 0, _looks()
         while True:
-            while not _reached(self._posted, done + 1, _LOOKS):
+            while not _reached(self._posted, done + 1, looks):
                 self._asleep[place] = True  # whoever posts after this wakes us; what was posted before, we see
                 if self._posted[0] <= done:
                     self._called[place].acquire()

@@ -1,0 +1,27 @@
+"""Functions that are compiled on first use and kept on disk, until anything changes that they are compiled from.
+
+Numba by itself looks at the file of a function alone. So a function that is kept stands in another one, whose argument
+is the checksum of all files here, and makes some use of that.
+"""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+from v2meow.generate.native.maths import FAST
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function compiled on first use, and kept on disk where there is a place for it."""
+    try:
+        return njit(nogil=True, cache=True, **FAST)(function)
+    except RuntimeError:  # nothing is writable: neither the package, nor a home
+        return njit(nogil=True, **FAST)(function)
+
+
+def sources(folder: Path = Path(__file__).parent) -> int:
+    """A checksum of all that is compiled."""
+    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py"))))
