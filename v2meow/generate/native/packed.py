@@ -6,6 +6,7 @@ that of a weight of the first half and, above it, of the second), then the signs
 half, a byte each.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 from typing import Any
 
@@ -17,10 +18,12 @@ from numba.extending import intrinsic, register_jitable
 from torch import Tensor
 
 from v2meow.generate.native import vectors
+from v2meow.generate.native.compiling import compiled, sources
 from v2meow.generate.native.vectors import BYTE, WORD, word
 
 GROUP, BLOCK = 64, 128  # weights that share a size, and that one cache line holds the magnitudes of
 _SIZES, _MAGNITUDES = 128, 16
+_SHARE = 64  # lines that a thread packs at a time
 _TRIED = 32  # steps to the largest weight of a group, in which sizes about it are tried
 _SIGNS_AT, _SIZES_AT = BLOCK // 2, BLOCK // 2 + BLOCK // 8  # in a block, behind its magnitudes
 BLOCK_BYTES = _SIZES_AT + BLOCK // GROUP
@@ -65,7 +68,9 @@ def pack(weight: Tensor) -> Tensor:
     wide = padded(weight.shape[1])
     whole = torch.nn.functional.pad(weight, (0, wide - weight.shape[1]))
     packed = torch.zeros(len(weight), line_bytes(wide), dtype=torch.uint8)
-    _pack(whole.numpy(), packed.numpy(), _PLACES, _ERRORS)
+    shares = zip(whole.split(_SHARE), packed.split(_SHARE), strict=True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(lambda share: _pack(share[0].numpy(), share[1].numpy(), _PLACES, _ERRORS), shares))
     return packed.view(torch.int8)
 
 
@@ -77,8 +82,8 @@ def unpack(packed: Tensor, width: int) -> Tensor:
     return weight[:, :width]
 
 
-@njit(nogil=True)
-def _pack(weight, packed, places, errors):
+@njit
+def _pack_lines(weight, packed, places, errors):
     group = np.empty(GROUP, np.int64)
     for out in range(len(weight)):
         for first in range(0, weight.shape[1], GROUP):
@@ -174,8 +179,27 @@ def _looked_up_one_by_one(builder: Any, table: ir.Value, places: ir.Value) -> ir
 unpack_line = unpacker()
 
 
-@njit(nogil=True)
-def _unpack(packed, weight):
+@njit
+def _unpack_lines(packed, weight):
     apart, wide = packed.shape[1], weight.shape[1]
     for out in range(len(packed)):
         unpack_line(packed.ctypes.data + out * apart, weight.ctypes.data + out * wide, wide)
+
+
+def _of(version: int) -> tuple[Any, Any]:
+    """Packing and unpacking, to be kept on disk for this version of their parts."""
+
+    @compiled
+    def pack_lines(weight, packed, places, errors):
+        if version >= 0:
+            _pack_lines(weight, packed, places, errors)
+
+    @compiled
+    def unpack_lines(packed, weight):
+        if version >= 0:
+            _unpack_lines(packed, weight)
+
+    return pack_lines, unpack_lines
+
+
+_pack, _unpack = _of(sources())
