@@ -200,7 +200,7 @@ def test_predictors_are_started_as_the_server_wants_it(folder: str, build: Build
         ports = {port["containerPort"] for port in container["ports"]}
         assert ports == {options["http_port"], options["grpc_port"]}
         assert container["ports"][0]["containerPort"] == options["http_port"]  # the one that KServe's Service leads to
-        assert predictor["timeout"] > options["deadline"]
+        assert predictor["timeout"] > options["upload_seconds"] + options["deadline"]
         assert options["threads"] <= float(container["resources"]["limits"]["cpu"])
 
 
