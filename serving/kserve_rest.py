@@ -20,6 +20,7 @@ from serving.uploads import Bounded
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _GONE = 499  # nobody reads it
+_SOON_S = 2.0
 
 
 def prepare(app: FastAPI, plane: DataPlane, limits: Limits) -> None:
@@ -31,12 +32,17 @@ def prepare(app: FastAPI, plane: DataPlane, limits: Limits) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _unreadable)
+    reading = asyncio.Semaphore(limits.running + limits.waiting)  # bodies are held in memory before they are counted
 
     @app.post("/v2/models/{model_name}/infer")
     async def infer(model_name: str, request: Request) -> Response:
         if not await plane.model_ready(model_name):  # before anything is read
             raise ModelNotReady(model_name)
-        work = asyncio.ensure_future(_infer(plane, model_name, await request.body(), request))
+        if reading.locked():
+            raise Problem(429, "busy", "too many requests come in already: come back later", retry_after=_SOON_S)
+        async with reading:
+            body = await request.body()
+        work = asyncio.ensure_future(_infer(plane, model_name, body, request))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

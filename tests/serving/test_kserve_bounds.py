@@ -19,6 +19,7 @@ _HEAD = b"POST /v2/models/v2meow-codec/infer HTTP/1.1\r\nHost: x\r\n"
 @pytest.fixture(scope="module")
 def server(tiny_model, tmp_path_factory) -> Iterator[KServeProcess]:
     options = ("--part", "codec", "--upload-mib", "1", "--upload-seconds", str(UPLOAD_S))
+    options += ("--pieces", "1", "--waiting", "2")
     server = KServeProcess(tmp_path_factory.mktemp("kserve"), tiny_model, *options)
     yield server
     server.kill()
@@ -101,3 +102,16 @@ def test_a_body_without_a_length_is_bounded(server):
     answer = httpx.post(place, content=(bytes(1 << 16) for _ in range(17)))
     assert (answer.status_code, answer.json()["error"]) == (413, "the upload is larger than 1 MiB")
     assert server.ready()
+
+
+def test_bodies_that_come_in_at_once_are_counted(server, connect):
+    """Each is held in memory: what is beyond all that the server may have to do is sent away before it is read."""
+    coming = [connect() for _ in range(3)]
+    for connection in coming:
+        connection.sendall(_HEAD + b"Content-Length: 1000000\r\n\r\nx")
+    time.sleep(0.5)
+    answer = httpx.post(f"{server.url}/v2/models/v2meow-codec/infer", content=b"x")
+    assert answer.status_code == 429 and float(answer.headers["Retry-After"]) >= 1
+    for connection in coming:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+    assert httpx.post(f"{server.url}/v2/models/v2meow-codec/infer", content=b"x").status_code == 400
