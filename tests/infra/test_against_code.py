@@ -1,6 +1,7 @@
 """Manifests name what the code has: settings, deployments, commands, paths, ports, the version of Ray."""
 
 import ast
+import copy
 import shlex
 import tomllib
 from collections.abc import Callable
@@ -202,6 +203,26 @@ def test_predictors_are_started_as_the_server_wants_it(folder: str, build: Build
         assert container["ports"][0]["containerPort"] == options["http_port"]  # the one that KServe's Service leads to
         assert predictor["timeout"] > options["upload_seconds"] + options["deadline"]
         assert options["threads"] <= float(container["resources"]["limits"]["cpu"])
+
+
+@pytest.mark.parametrize(("folder", "name"), [("prod-kserve", "v2meow"), ("prod-kserve-steps", "v2meow-codec")])
+def test_the_patch_that_has_music_marked_fits(folder: str, name: str, build: Build) -> None:
+    """README's, which no overlay has: its lists are there to be added to, the secret lies where the server looks."""
+    (patch,) = [text for text in (INFRA / "README.md").read_text().split("```yaml\n") if "--watermark=" in text]
+    spec = copy.deepcopy(build(f"overlays/{folder}").one("InferenceService", name)["spec"])
+    for step in yaml.safe_load(patch.partition("```")[0]):
+        *way, last = step["path"].removeprefix("/spec/").split("/")
+        assert (step["op"], last) == ("add", "-")
+        there = spec
+        for key in way:
+            there = there[int(key) if key.isdigit() else key]
+        there.append(step["value"])
+    predictor = spec["predictor"]
+    (container,) = predictor["containers"]
+    secret = _kserve_options([*container["command"], *container["args"]])["watermark"]
+    (mount,) = [one for one in container["volumeMounts"] if inside(str(secret), one["mountPath"])]
+    (volume,) = [one for one in predictor["volumes"] if one["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == "v2meow-mark"
 
 
 def test_the_graph_chains_the_steps_in_their_order(build: Build) -> None:
