@@ -235,6 +235,21 @@ def test_whoever_has_to_wait_for_long_is_counted():
     assert arrived[0] == 2 and arrived[1] > 0
 
 
+@pytest.mark.parametrize(("looks", "naps"), [(1, True), (1 << 40, False)])
+def test_patience_is_what_the_process_measured_and_no_part_of_the_code(looks, naps):
+    """Code that is kept on disk would have that of whichever process compiled it."""
+    team, arrived = Team(2), counters()
+    arrived[2] = looks
+    _meet(arrived, 0, 1)
+
+    def late(thread: int, threads: int) -> None:
+        time.sleep(0.2 * thread)
+        _meet(arrived, 0, threads)
+
+    team.run(late)
+    assert arrived[0] == 2 and (arrived[1] > 0) == naps
+
+
 @njit(nogil=True)
 def _meet(arrived, met, threads):
     meet(arrived, met, threads)

@@ -93,6 +93,19 @@ def test_sound_comes_before_the_piece_is_finished(loop: Loop, settings, long_cli
         assert len(_heard(rest)) >= 5.98 * 16_000
 
 
+def _broken_off(client: httpx.Client, video: Path, form: str) -> tuple[bytes, str]:
+    """What comes of 12 s of music before the stream breaks off, as it must, and the generation's id."""
+    files, data = {"video": video.read_bytes()}, {"format": form, "seconds": "12"}
+    come = b""
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        client.stream("POST", "/v1/generations", files=files, data=data) as answer,
+    ):
+        for chunk in answer.iter_raw():
+            come += chunk
+    return come, answer.headers["x-generation-id"]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("part", ["fine", "codec"])
 def test_a_stream_that_fails_never_passes_for_a_whole_one(loop: Loop, settings, long_clip, form, part):
@@ -100,14 +113,7 @@ def test_a_stream_that_fails_never_passes_for_a_whole_one(loop: Loop, settings, 
     parts = Failing(loop.parts, part, 1_000_000)
     with local_server(loop, settings(), parts) as server, server.client() as client:
         parts._left = 3
-        files, data = {"video": long_clip.read_bytes()}, {"format": form, "seconds": "12"}
-        come = b""
-        with (
-            pytest.raises(httpx.RemoteProtocolError),
-            client.stream("POST", "/v1/generations", files=files, data=data) as answer,
-        ):
-            for chunk in answer.iter_raw():
-                come += chunk
+        come, _ = _broken_off(client, long_clip, form)
         if part == "codec":  # the third second of it; windows of a stage are asked for before anything is heard
             assert len(_heard(come)) > 8_000
         wait_for(server.free, 2.0)
@@ -145,16 +151,9 @@ def test_an_encoder_that_fails_is_a_failure_and_no_client_who_left(
     """The record says what went wrong; the stream breaks off, and what has come is no file that looks whole."""
     monkeypatch.setattr(f"serving.answers.{name}", encoder)
     with local_server(loop, settings()) as server, server.client() as client:
-        files, data = {"video": long_clip.read_bytes()}, {"format": form, "seconds": "12"}
-        come = b""
-        with (
-            pytest.raises(httpx.RemoteProtocolError),
-            client.stream("POST", "/v1/generations", files=files, data=data) as answer,
-        ):
-            for chunk in answer.iter_raw():
-                come += chunk
+        come, name = _broken_off(client, long_clip, form)
         assert 8_000 < len(_heard(come)) < 10 * 16_000
-        record = finished(client, answer.headers["x-generation-id"])
+        record = finished(client, name)
         assert record["status"] == "failed" and record["error"]["type"].endswith(kind)
         assert server.counts.happened[kind] == 1
         wait_for(server.free, 2.0)
