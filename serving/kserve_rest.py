@@ -25,7 +25,6 @@ _SOON_S = 2.0
 
 def prepare(app: FastAPI, plane: DataPlane, limits: Limits) -> None:
     """Put our way of taking requests before KServe's, which it adds to `app` when the server starts."""
-    # KServe hands none of uvicorn's options on: what it takes for "auto" is ours to say.
     patience.in_proxy()
     app.add_middleware(BoundedBodies, limits=limits)
     app.add_exception_handler(Refused, _refused)

@@ -86,5 +86,8 @@ class PatientProtocol(Patience, AutoHTTPProtocol):
 
 
 def in_proxy() -> None:
-    """What Ray's proxies call before they serve (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH): theirs is patient, too."""
+    """Have all heads of this process bounded, whose server hands none of uvicorn's options on, as KServe's does.
+
+    Ray's proxies call it before they serve (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH).
+    """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{PatientProtocol.__name__}"

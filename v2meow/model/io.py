@@ -37,7 +37,9 @@ class _NothingDrawn(TorchFunctionMode):
         self, function: Callable[..., Any], _: Any, given: tuple[Any, ...] = (), named: dict[str, Any] | None = None
     ) -> Any:
         named = named or {}
-        return named["tensor"] if function in _DRAWING else function(*given, **named)
+        if function in _DRAWING:
+            return given[0] if given else named["tensor"]
+        return function(*given, **named)
 
 
 def _spec(config: dict[str, Any], folder: Path) -> StageSpec:
