@@ -28,17 +28,16 @@ from v2meow.model.patterns import UNKNOWN
 CONDITIONS, CONDITION_WIDTH, RATE = 16, 768, 50
 SOUNDSTREAM_RATE = 50.0  # codec frames a second in the paper; EnCodec, which stands for it in the recipe, has 75
 SAMPLING = SamplingConfig(temperature=1.0, top_k=peers.TOP_K, top_p=1.0, guide_video=peers.GUIDANCE, guide_text=1.0)
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int5")
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8", "int5")
 BYTES_ONLY: tuple[Precision, ...] = ("int8", "int5")  # for CPUs
-DTYPES = dict.fromkeys(PRECISIONS, torch.float32) | {"bfloat16": torch.bfloat16}  # of the peers
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int5": 1}  # of a weight outside of feed-forward layers
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int5": 1}  # of a weight outside of feed-forward layers
 FEED_BYTES = BYTES | {"int5": 41 / 64}  # 5 bits, and a size for each 64
 HELP = """\
 Windows decoded with guidance (two rows a sequence) from their conditions on, ours and the peers' in turns.
 
 All have the same layers, width, heads, feed-forward, 4 codebooks of 2048 with the delay pattern, 16 condition
 positions by cross-attention, and top-k 250; weights are random. int8 and int5 are compared with the
-peers in float32.
+peers in float32, as float16 is on CPUs, where PyTorch has no faster product of it.
 
   transformers generate         MusicgenForConditionalGeneration.generate without its codec: how it makes sound
   transformers dynamic, static  its decoder driven by hand with that cache and nothing else in the loop
@@ -118,6 +117,13 @@ def _batches() -> list[int]:
     return [1, 8, 32, 64] if measure.device().type == "cuda" else [1, 8]
 
 
+def _peer_dtype(precision: Precision) -> torch.dtype:
+    """What the peers compute in."""
+    if precision == "bfloat16":
+        return torch.bfloat16
+    return torch.float16 if precision == "float16" and measure.device().type == "cuda" else torch.float32
+
+
 def _lowest() -> Precision:
     return "int5" if measure.device().type == "cpu" else "bfloat16"
 
@@ -194,7 +200,7 @@ def _our_window(case: Case, batch: int, precision: Precision) -> Callable[[], ob
 
 
 def _peer_windows(case: Case, batch: int, precision: Precision, *, alone: bool) -> dict[str, Callable[[], object]]:
-    size, dtype = (case.layers, case.width, case.heads, 4 * case.width, CONDITION_WIDTH), DTYPES[precision]
+    size, dtype = (case.layers, case.width, case.heads, 4 * case.width, CONDITION_WIDTH), _peer_dtype(precision)
     conditions = torch.randn(batch, CONDITIONS, CONDITION_WIDTH, device=measure.device(), dtype=dtype)
 
     def ready(module: nn.Module) -> Any:
@@ -229,7 +235,7 @@ def _floor(case: Case, batch: int, precision: Precision, bandwidth: float) -> fl
     cached = case.layers * rows * 2 * (case.steps // 2 + CONDITIONS) * width
     cache_bytes = 4 if precision == "float32" else 2
     reading = (others * BYTES[precision] + of_feed * FEED_BYTES[precision] + cached * cache_bytes) / bandwidth
-    arithmetic = 2 * rows * (others + of_feed) / measure.gemm_rate(DTYPES[precision])
+    arithmetic = 2 * rows * (others + of_feed) / measure.gemm_rate(_peer_dtype(precision))
     return reading if precision in BYTES_ONLY else max(reading, arithmetic)
 
 

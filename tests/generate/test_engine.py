@@ -309,7 +309,7 @@ def test_the_cache_is_allocated_once():
     assert [cache.both.data_ptr() for cache in engine._state.decoder.cache] == places
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int5"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "int5"])
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 def test_the_compiled_step_draws_the_codes_of_the_plain_one(stage, layout, precision, monkeypatch):
     """Plain PyTorch rounds activations to bfloat16, too: there, some favourites among random weights may differ."""
@@ -322,7 +322,7 @@ def test_the_compiled_step_draws_the_codes_of_the_plain_one(stage, layout, preci
     assert same == 1 if precision != "bfloat16" else same > 0.6
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int5"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "int5"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_threads_that_share_a_step_draw_the_codes_of_one(stage, precision):
     """A thread that goes on before another has written its part reads what the step before left there."""
@@ -365,17 +365,17 @@ def test_favourites_step_by_step_are_those_of_one_pass(stage, layout, rows):
     assert torch.equal(torch.stack(found), _favourites_of_one_pass(model, given, codes))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize(("stage", "layout"), MODELS)
 def test_the_compiled_step_has_the_favourites_of_the_plain_one(stage, layout, precision, monkeypatch):
-    """Plain PyTorch rounds activations to bfloat16, too: there, some favourites among random weights may differ."""
+    """Where activations are rounded, the last bit of a sum may bring one to the other side, and a near tie with it."""
     model, given, codes = _case(stage, layout, 3, 1.0)
     requests = _requests(given, codes, range(3))
     compiled = torch.stack(_engine(model, precision=precision).favourites(requests))
     monkeypatch.setattr("v2meow.generate.engine._state_class", lambda device: State)
     plain = torch.stack(_engine(model, precision=precision).favourites(requests))
     same = (compiled == plain).float().mean()
-    assert same == 1 if precision != "bfloat16" else same > 0.9
+    assert same == 1 if precision in ("float32", "float16") else same > 0.9
 
 
 @pytest.mark.parametrize(("stage", "layout"), MODELS)

@@ -5,20 +5,22 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numba
 import numpy as np
 import pytest
 import tiny
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 from torch.nn import functional as F
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import RoundedLinear, lower
-from v2meow.generate.native import maths
+from v2meow.generate.native import maths, vectors
 from v2meow.generate.native.compiling import compiled, sources
-from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT32, INT5, INT8, OFFSET, tile
+from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT16, FLOAT32, INT5, INT8, OFFSET, tile
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.packed import pack, padded, unpack
 from v2meow.generate.native.products import Layer, Scratch, project, whole_groups
@@ -30,7 +32,7 @@ from v2meow.generate.sampling import sample
 from v2meow.model.transformer import Block
 
 OUTS = 48
-WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, BFLOAT16, INT8)} | {
+WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, FLOAT16, BFLOAT16, INT8)} | {
     INT5: COLUMNS[INT8] + 160
 }  # a whole block of columns and a part
 
@@ -38,7 +40,8 @@ WIDTHS = {kind: COLUMNS[kind] + 192 for kind in (FLOAT32, BFLOAT16, INT8)} | {
 def _weights(kind: int) -> torch.Tensor:
     weight = torch.randn(OUTS, WIDTHS[kind], generator=torch.Generator().manual_seed(kind))
     integers = (30 * weight).clamp(-127, 127).to(torch.int8)
-    return {FLOAT32: weight, BFLOAT16: weight.bfloat16(), INT8: integers, INT5: pack(integers)}[kind]
+    floats = {FLOAT32: weight, FLOAT16: weight.half(), BFLOAT16: weight.bfloat16()}
+    return (floats | {INT8: integers, INT5: pack(integers)})[kind]
 
 
 def _scales(kind: int) -> torch.Tensor:
@@ -49,7 +52,7 @@ def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1)
     rows = len(x)
     y = torch.full((whole_groups(rows), OUTS), torch.nan)
     x, sums = F.pad(x, (0, 0, 0, len(y) - rows)), np.full(len(y) * 8 * LANES, np.nan, np.float32)
-    rounded, unpacked = np.full(len(x) * padded(x.shape[1]), 99, np.uint8), np.zeros(8 * padded(x.shape[1]), np.int8)
+    rounded, unpacked = np.full(len(x) * padded(x.shape[1]), 99, np.uint8), np.zeros(32 * padded(x.shape[1]), np.int8)
     scratch = Scratch(sums, rounded, np.zeros(len(x), np.float32), unpacked)
     whole = unpack(weight, padded(WIDTHS[INT5])) if kind == INT5 else weight
     offsets = (OFFSET * whole.sum(1)).to(torch.int32)
@@ -59,7 +62,7 @@ def _product(kind: int, weight: torch.Tensor, x: torch.Tensor, threads: int = 1)
     return y[:rows]
 
 
-@pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, BFLOAT16), range(1, 12))))
+@pytest.mark.parametrize(("kind", "rows"), list(itertools.product((FLOAT32, FLOAT16, BFLOAT16), range(1, 12))))
 def test_products_are_those_of_plain_arithmetic(kind, rows):
     """Every number of rows, in groups or by themselves; weights are exact in both forms."""
     weight, x = _weights(kind), torch.randn(rows, WIDTHS[kind])
@@ -102,7 +105,37 @@ def test_processors_without_its_instructions_add_up_the_same_bytes(rows, stride)
     assert (y == (x.long() @ weight.long().T).numpy()).all()
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16, INT8, INT5])
+def _plain_widener() -> Any:
+    @intrinsic
+    def widen(_, halves, floats):
+        def generate(context, builder, _, given):
+            read = vectors.load(builder, given[0], vectors.HALVES, 2)
+            found = vectors.from_float16(context, builder, read, plain=True)
+            builder.store(found, builder.inttoptr(given[1], vectors.FLOATS.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return widen
+
+
+def test_processors_without_its_instruction_read_the_same_float16():
+    """Every number that there is, exactly: subnormal ones, both noughts, infinity."""
+    numbers, widen = torch.arange(1 << 16).to(torch.int16).view(torch.float16), _plain_widener()
+
+    @njit
+    def widen_all(halves, floats, count):
+        for first in range(0, count, LANES):
+            widen(halves + 2 * first, floats + 4 * first)
+
+    found = torch.zeros(len(numbers))
+    widen_all(numbers.data_ptr(), found.data_ptr(), len(numbers))
+    rational = ~numbers.isnan()
+    assert torch.equal(found.view(torch.int32)[rational], numbers.float().view(torch.int32)[rational])
+    assert found[~rational].isnan().all()
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16, BFLOAT16, INT8, INT5])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind):
     """Else a request would give other music in other company."""
     weight, x = _weights(kind), torch.randn(7, WIDTHS[kind])

@@ -190,7 +190,7 @@ def test_levels_are_drawn_independently():
         assert (one == other).float().mean() < 0.3  # by chance 0.06
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int5"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "int5"])
 @pytest.mark.parametrize("stage", ["fine", "coarse"])
 def test_whoever_joins_and_whenever_a_request_gives_what_it_gives_alone(stage, precision: Precision):
     """Whom a request is batched with is chance; its music is not."""

@@ -81,7 +81,7 @@ class SamplingConfig:
 class GenerateConfig:
     """Decoding. `precision` is that of the weights: those below float32 decode faster and are judged by the gate."""
 
-    precision: Literal["float32", "bfloat16", "int8", "int5"]
+    precision: Literal["float32", "float16", "bfloat16", "int8", "int5"]
     semantic: SamplingConfig
     coarse: SamplingConfig
     fine: SamplingConfig

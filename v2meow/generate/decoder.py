@@ -5,8 +5,8 @@ of a small model, so a step makes as few as it can. Weights of norms are multipl
 of embeddings stand in one, and query, key and value are turned by their rotary angles together. On CPUs the step is
 compiled as a whole, see `native`.
 
-Where weights are rounded, keys and values are kept in bfloat16: with long windows, a step reads as much of them as of
-weights.
+Where weights are rounded, keys and values are kept in float16: with long windows, or many rows, a step reads as much
+of them as of weights.
 
 Legend: n rows, K codebooks, D width, H heads, P places of the cache, M places of memory.
 """
@@ -24,7 +24,7 @@ from v2meow.model.transformer import Block, KeyValues, rotary
 
 Linear = Callable[[Tensor], Tensor]
 
-_PLACES, _LINE = 16, 64  # places and bytes that `native` reads at a time: the cache holds whole ones
+_LANES = 16  # places and numbers that `native` reads at a time: the cache holds whole ones
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ class Decoder:
         lower(model, precision)
         self.model, spec = model, model.spec
         like, self._heads, self._half = model.norm.weight, spec.heads, model.head_width // 2
-        dtype = like.dtype if precision == "float32" else torch.bfloat16
-        width = -(-model.head_width * dtype.itemsize // _LINE) * _LINE // dtype.itemsize
+        rounded = precision != "float32" and like.dtype == torch.float32  # else all computes in what it is kept in
+        dtype = torch.float16 if rounded else like.dtype
+        width = -(-model.head_width // _LANES) * _LANES
 
         def storage(layers: int, count: int) -> Tensor:
-            shape = (layers, rows, 2, spec.heads, -(-count // _PLACES) * _PLACES, width)
+            shape = (layers, rows, 2, spec.heads, -(-count // _LANES) * _LANES, width)
             return torch.zeros(shape, dtype=dtype, device=like.device)
 
         self.all_cache = storage(spec.layers, places)

@@ -1,6 +1,7 @@
-"""Layers for decoding in float32, bfloat16, int8 or int5.
+"""Layers for decoding in float32, float16, bfloat16, int8 or int5.
 
-bfloat16 saves the reading of weights, which is what a step of a few rows waits for, and int8 arithmetic, too. int8
+float16 and bfloat16 save the reading of weights, which is what a step of a few rows waits for, and int8 arithmetic,
+too. Bundles hold float16, so with it weights lose almost nothing. int8
 weights have a scale for each output, and what they are multiplied with is rounded to int8 as well, with a scale for
 each row: sums are exact, so a row's products depend neither on its company nor on the processor. int5 is int8 with the
 weights of feed-forward layers, two thirds of all, packed into 5 bits, see `native.packed`. The layers here
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Precision = Literal["float32", "bfloat16", "int8", "int5"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int5"]
+
+_FLOATS: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 LARGEST = 127  # of int8, on both sides of nought
 SMALLEST = 1e-12  # that the largest number of a row counts as: a row of zeros has a scale, too
@@ -24,7 +27,7 @@ _EXACT = 1024  # products of int8 that float32 adds up exactly: 127 x 127 x 1024
 
 
 class RoundedLinear(nn.Module):
-    """nn.Linear with weights in bfloat16, or in int8 with a scale for each output.
+    """nn.Linear with weights in float16 or bfloat16, or in int8 with a scale for each output.
 
     With `columns`, weights in int8 are packed lines of so many.
     """
@@ -36,7 +39,7 @@ class RoundedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is not None:
             y = self._of_bytes(x.flatten(0, -2), self.scale).unflatten(0, x.shape[:-1])
-        elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        elif self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             y = F.linear(x.bfloat16(), self.weight).float()
         else:
             y = F.linear(x, self.weight.float())
@@ -87,8 +90,8 @@ def rounded(linear: nn.Linear, precision: Precision) -> nn.Module:
     weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
     if precision == "float32":
         return linear
-    if precision == "bfloat16":
-        return RoundedLinear(weight.bfloat16(), None, bias)
+    if precision in _FLOATS:
+        return RoundedLinear(weight.to(_FLOATS[precision]), None, bias)
     scale = weight.abs().amax(1).clamp(min=SMALLEST) / LARGEST
     integers = (weight / scale[:, None]).round().to(torch.int8)
     if precision == "int8":
@@ -101,12 +104,12 @@ def rounded(linear: nn.Linear, precision: Precision) -> nn.Module:
 def lower(module: nn.Module, precision: Precision) -> None:
     """Round the weights of every nn.Linear below `module`, in place. ValueError for int8 and int5 off the CPU.
 
-    On CUDA the layers stay nn.Linear, and all of the module computes in bfloat16.
+    On CUDA the layers stay nn.Linear, and all of the module computes in float16 or bfloat16.
     """
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
         if precision in ("int8", "int5"):
-            raise ValueError(f"precision {precision} is for CPUs: choose bfloat16 on a GPU")
-        module.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+            raise ValueError(f"precision {precision} is for CPUs: choose bfloat16 or float16 on a GPU")
+        module.to(_FLOATS.get(precision, torch.float32))
         return
     _lower(module, precision)
 

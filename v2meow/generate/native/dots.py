@@ -15,18 +15,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from v2meow.generate.native import packed, vectors
-from v2meow.generate.native.vectors import BYTE, FLOATS, INTEGERS, LANES, LINE, WORD, word
+from v2meow.generate.native.vectors import BYTE, FLOATS, HALVES, INTEGERS, LANES, LINE, WORD, word
 
-FLOAT32, BFLOAT16, INT8, INT5 = 0, 1, 2, 3  # kinds of weights; for those of 5 bits see `packed`
-SIZES = (4, 2, 1)  # bytes of a weight that is not packed, by kind
-STRIDES = (LANES, LANES, LINE, packed.BLOCK)  # columns at a time, by kind: rows are padded to multiples of it
+FLOAT32, FLOAT16, BFLOAT16, INT8, INT5 = range(5)  # kinds of weights; for those of 5 bits see `packed`
+SIZES = (4, 2, 2, 1)  # bytes of a weight that is not packed, by kind
+STRIDES = (LANES, LANES, LANES, LINE, packed.BLOCK)  # columns at a time, by kind: rows are padded to multiples of it
 OUTS = 8  # rows of weights a tile; weights are padded to multiples of it
-COLUMNS = (
-    512,
-    512,
-    2048,
-    2048,
-)  # of a tile, where more than one follows with the same weights: both stay in a near cache
+# Of a tile, where more than one follows with the same weights: both stay in a near cache.
+COLUMNS = (512, 512, 512, 2048, 2048)
 AHEAD = 128 * 1024  # bytes that weights are fetched before they are needed: more than a tile's
 OFFSET = 128  # is added to activations of 8 bits: the instruction takes them without a sign
 
@@ -35,11 +31,6 @@ def lines(outs: int, kind: int, passes: int, stride: int | None = None) -> int:
     """Cache lines that each step of a tile's loop fetches, so that `passes` over a tile fetch as much as it holds."""
     size = packed.BLOCK_BYTES if kind == INT5 else (stride or STRIDES[kind]) * SIZES[kind]
     return -(-outs * size // (LINE * passes))
-
-
-def has_vnni(context: Any) -> bool:
-    """Whether the processor that is compiled for multiplies bytes four at a time."""
-    return {"+avx512vnni", "+avx512vl"} <= set(context.codegen().magic_tuple()[2].split(","))
 
 
 def tile(rows: int, outs: int, kind: int, fetched: int, *, stride: int | None = None, plain: bool = False) -> Any:
@@ -68,12 +59,37 @@ def tile(rows: int, outs: int, kind: int, fetched: int, *, stride: int | None = 
     return dot
 
 
+def widen(kind: int) -> Any:
+    """A function (weights, out) of addresses: LANES weights of 16 bits as float32."""
+
+    @intrinsic
+    def vector(_: Any, weights: Any, out: Any) -> Any:
+        def generate(context: Any, builder: Any, _: Any, places: tuple[ir.Value, ir.Value]) -> ir.Value:
+            found = _of_halves(context, builder, kind, places[0], plain=False)
+            builder.store(found, builder.inttoptr(places[1], FLOATS.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return vector
+
+
+def _of_halves(context: Any, builder: Any, kind: int, address: ir.Value, *, plain: bool) -> ir.Value:
+    """LANES weights of 16 bits as float32."""
+    halves = vectors.load(builder, address, HALVES, 2)
+    if kind == FLOAT16:
+        return vectors.from_float16(context, builder, halves, plain=plain)
+    shifted = builder.shl(builder.zext(halves, INTEGERS), ir.Constant(INTEGERS, [16] * LANES))
+    return builder.bitcast(shifted, FLOATS)  # bfloat16 is the upper half of a float32
+
+
 class _Arithmetic:
     """How weights of one kind are read, multiplied and added up."""
 
     def __init__(self, context: Any, builder: Any, kind: int, stride: int, *, plain: bool) -> None:
         self._context, self._builder, self._kind, self.stride, self._plain = context, builder, kind, stride, plain
-        self._vnni, self._bytes = has_vnni(context) and not plain, kind in (INT8, INT5)
+        self._vnni = vectors.has(context, "avx512vnni", "avx512vl") and not plain  # bytes four at a time
+        self._bytes = kind in (INT8, INT5)
         self._at_once = min(stride, LINE) if self._bytes else LANES  # columns a vector
         self.total = ir.VectorType(ir.IntType(32), self._at_once // 4) if self._bytes else FLOATS
 
@@ -87,10 +103,8 @@ class _Arithmetic:
             address = builder.add(matrix, builder.mul(block, word(packed.BLOCK_BYTES)))
             return packed.halves(self._context, builder, address, plain=self._plain)
         address = vectors.at(builder, matrix, width, row, column, SIZES[self._kind])
-        if self._kind == BFLOAT16:  # the upper half of a float32
-            raw = vectors.load(builder, address, ir.VectorType(ir.IntType(16), LANES), 2)
-            shifted = builder.shl(builder.zext(raw, INTEGERS), ir.Constant(INTEGERS, [16] * LANES))
-            return [builder.bitcast(shifted, FLOATS)]
+        if self._kind in (FLOAT16, BFLOAT16):
+            return [_of_halves(self._context, builder, self._kind, address, plain=self._plain)]
         return [self._load(address)]
 
     def x(self, matrix: ir.Value, width: ir.Value, row: int, column: ir.Value) -> list[ir.Value]:

@@ -7,13 +7,13 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, njit, uint16, uint32
+from numba import float32, njit
 
 from v2meow.generate.native import attention
-from v2meow.generate.native.attention import IN_LINE
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32
-from v2meow.generate.native.maths import FAST, add, exp_of_negative, turn
-from v2meow.generate.native.vectors import LANES, LINE
+from v2meow.generate.native.attention import AT_ONCE, bytes_of
+from v2meow.generate.native.dots import FLOAT16, FLOAT32, SIZES
+from v2meow.generate.native.maths import FAST, add, exp_of_negative, to_float16, turn
+from v2meow.generate.native.vectors import LANES
 
 
 class Scratch(NamedTuple):
@@ -21,50 +21,52 @@ class Scratch(NamedTuple):
 
     shares: np.ndarray  # [P or more, a multiple of LANES]
     highest: np.ndarray  # [LANES]
-    mixed: np.ndarray  # [D / H or more, as many as there are in whole lines]
+    mixed: np.ndarray  # [D / H or more, a multiple of LANES]
 
 
 def _of_kind(kind: int) -> Any:
     """A function that does as `attend` for one kind of keys and values, and returns the sum to divide by."""
-    score, numbers, at_once = attention.score(kind), attention.numbers_of(kind), attention.WIDEST[kind]
-    mix, mix_one = attention.mix(kind, at_once), attention.mix(kind, 1)
+    score, vector = attention.score(kind), bytes_of(kind)
+    mix_one, mix_two, mix_three, mix_four = (attention.mix(kind, count) for count in range(1, AT_ONCE + 1))
 
     @njit(**FAST)
-    def attend_to(query, keys, values, places, lines, shares, highest, out, ahead):
-        apart, from_shares = lines * LINE, shares.ctypes.data
+    def attend_to(query, keys, values, places, size, shares, highest, out, ahead):
+        apart, from_shares = size * vector, shares.ctypes.data
         for lane in range(LANES):
             highest[lane] = float32(-math.inf)
         for p in range(0, places, LANES):
             kept = from_shares + 4 * p, highest.ctypes.data
-            score(query, keys + p * apart, kept[0], kept[1], values + p * apart, lines, places - p)
+            score(query, keys + p * apart, kept[0], kept[1], values + p * apart, size, places - p)
         top, total = float32(-math.inf), float32(0)
         for lane in range(LANES):
             top = max(top, highest[lane])
         for p in range((places + LANES - 1) // LANES * LANES):
             shares[p] = exp_of_negative(shares[p] - top)
             total += shares[p]
-        line = 0
-        while line < lines:
-            to_out, fetched = out.ctypes.data + line * numbers, ahead + line * places * LINE
-            if lines - line >= at_once:
-                mix(values + line * LINE, from_shares, to_out, fetched, places, lines)
-                line += at_once
+        for first in range(0, size, AT_ONCE):
+            read, to_out = values + first * vector, out.ctypes.data + first * 4 * LANES
+            fetched, count = ahead + first * vector * places, min(AT_ONCE, size - first)
+            if count == 4:
+                mix_four(read, from_shares, to_out, fetched, places, size)
+            elif count == 3:
+                mix_three(read, from_shares, to_out, fetched, places, size)
+            elif count == 2:
+                mix_two(read, from_shares, to_out, fetched, places, size)
             else:
-                mix_one(values + line * LINE, from_shares, to_out, fetched, places, lines)
-                line += 1
+                mix_one(read, from_shares, to_out, fetched, places, size)
         return total
 
     return attend_to
 
 
-_to_floats, _to_halves = _of_kind(FLOAT32), _of_kind(BFLOAT16)
+_to_floats, _to_halves = _of_kind(FLOAT32), _of_kind(FLOAT16)
 
 
 @njit(**FAST)
-def attend(halves, query, keys, values, places, lines, scratch, ahead, out):
-    """Attention of a query [D / H or more], which is overwritten, to places of `lines` cache lines, into out [D / H].
+def attend(halves, query, keys, values, places, size, scratch, ahead, out):
+    """Attention of a query [D / H or more], which is overwritten, to places of `size` vectors, into out [D / H].
 
-    Keys and values are addresses, in bfloat16 with `halves`. They are read up to a multiple of LANES places. Values
+    Keys and values are addresses, in float16 with `halves`. They are read up to a multiple of LANES places. Values
     are fetched while keys are read, and what is `ahead` while values are: there are too few of each for the hardware
     to see what comes.
     """
@@ -73,9 +75,9 @@ def attend(halves, query, keys, values, places, lines, scratch, ahead, out):
         query[i] *= scale
     shares, highest, mixed, at = scratch.shares, scratch.highest, scratch.mixed, query.ctypes.data
     if halves:
-        total = _to_halves(at, keys, values, places, lines, shares, highest, mixed, ahead)
+        total = _to_halves(at, keys, values, places, size, shares, highest, mixed, ahead)
     else:
-        total = _to_floats(at, keys, values, places, lines, shares, highest, mixed, ahead)
+        total = _to_floats(at, keys, values, places, size, shares, highest, mixed, ahead)
     share = float32(1) / total
     for i in range(len(out)):
         out[i] = mixed[i] * share
@@ -83,12 +85,11 @@ def attend(halves, query, keys, values, places, lines, scratch, ahead, out):
 
 @njit
 def keep(x, place, halves):
-    """Write x [D / H] to a place of a cache, which is seen as numbers of 16 bits: as it is, or rounded to bfloat16."""
+    """Write x [D / H] to a place of a cache, which is seen as numbers of 16 bits: as it is, or rounded to float16."""
     bits = x.view(np.uint32)
     if halves:
         for i in range(len(x)):
-            to_even = uint32(uint32(0x7FFF) + uint32(uint32(bits[i] >> uint32(16)) & uint32(1)))
-            place[i] = uint16(uint32(bits[i] + to_even) >> uint32(16))
+            place[i] = to_float16(bits[i])
     else:
         whole = place.view(np.uint32)
         for i in range(len(x)):
@@ -142,7 +143,7 @@ def first_keys(plan, block, first, last):
     if first >= last:
         return 0, 0
     cache, (_, place) = plan.cache[block], _time(plan, first // plan.heads)
-    return _keys_of(plan, cache, first), place * cache.shape[-1] // IN_LINE * LINE
+    return _keys_of(plan, cache, first), place * cache.shape[-1] * SIZES[FLOAT16]
 
 
 @njit(inline="always")
@@ -169,4 +170,5 @@ def _attend(plan, storage, row, head, places, query, scratch, ahead):
     head_width = plan.cos.shape[1]
     out = plan.mixed[row, head * head_width : (head + 1) * head_width]
     keys, values = storage[row, 0, head].ctypes.data, storage[row, 1, head].ctypes.data
-    attend(plan.halves, query, keys, values, places, storage.shape[-1] // IN_LINE, scratch, ahead, out)
+    vectors = storage.shape[-1] // (LANES if plan.halves else 2 * LANES)
+    attend(plan.halves, query, keys, values, places, vectors, scratch, ahead, out)

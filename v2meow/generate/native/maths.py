@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, njit, uint8
+from numba import float32, int32, njit, uint8, uint16, uint32
 from numba.extending import intrinsic
 
 from v2meow.generate.linear import LARGEST, SMALLEST
@@ -54,6 +54,21 @@ def exp_of_negative(x):
     series = float32(1 / 6) + r * (float32(1 / 24) + r * series)
     series = float32(1) + r * (float32(1) + r * (float32(0.5) + r * series))
     return series * as_float((octave + int32(127)) << int32(23))
+
+
+@njit(**EXACT, inline="always")
+def to_float16(bits):
+    """The bits of a float32 as those of the nearest float16: ties to even, what is too large to infinity."""
+    size = uint32(bits & uint32(0x7FFFFFFF))
+    # Half of what is cut off is added, less one bit where the last that stays is even; the exponent's bias differs.
+    to_even = uint32(uint32(0xFFF) + uint32(uint32(size >> uint32(13)) & uint32(1)))
+    normal = uint32(uint32(size + to_even) - uint32(112 << 23)) >> uint32(13)
+    # Beside one half, the last bit of a float32 is the last of a subnormal float16.
+    subnormal = uint32(as_bits(as_float(int32(size)) + float32(0.5))) - uint32(0x3F000000)
+    found = uint32(normal) if size >= uint32(113 << 23) else uint32(subnormal)
+    found = uint32(0x7C00) if size >= uint32(143 << 23) else found
+    found = uint32(0x7E00) if size > uint32(255 << 23) else found  # not a number
+    return uint16(found | uint32(uint32(bits >> uint32(16)) & uint32(0x8000)))
 
 
 @njit(**FAST, inline="always")

@@ -143,7 +143,7 @@ def _block(*, plain: bool) -> Any:
 
 def halves(context: Any, builder: Any, packed: ir.Value, *, plain: bool = False) -> list[ir.Value]:
     """The weights of the block at an address, a vector for each of its groups."""
-    at_once = "+avx512bw" in context.codegen().magic_tuple()[2].split(",") and not plain
+    at_once = vectors.has(context, "avx512bw") and not plain
     look_up = _looked_up if at_once else _looked_up_one_by_one
     tables = builder.ptrtoint(context.insert_const_bytes(builder.module, MAGNITUDES.tobytes()), WORD)
     pairs = vectors.load(builder, packed, ir.VectorType(ir.IntType(16), GROUP // 2), 1)

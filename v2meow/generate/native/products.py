@@ -10,6 +10,7 @@ from v2meow.generate.native.dots import (
     AHEAD,
     BFLOAT16,
     COLUMNS,
+    FLOAT16,
     FLOAT32,
     INT5,
     INT8,
@@ -19,6 +20,7 @@ from v2meow.generate.native.dots import (
     STRIDES,
     lines,
     tile,
+    widen,
 )
 from v2meow.generate.native.maths import FAST, round_rows, scale_back
 from v2meow.generate.native.vectors import LANES
@@ -43,12 +45,12 @@ class Layer(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """A thread's own: `sums` [N * _WIDE * LANES or more], for int8 rows as bytes and their scales, for int5 a tile."""
+    """A thread's own: `sums` [N * _WIDE * LANES or more], for int8 rows as bytes and their scales, and a tile."""
 
     sums: np.ndarray
     rounded: np.ndarray  # [N * I]
     scales: np.ndarray  # [N]
-    unpacked: np.ndarray  # [_WIDE * I]
+    unpacked: np.ndarray  # bytes [_WIDE * I * 4, for int5 _WIDE * I]
 
 
 def _tiles(kind: int) -> tuple[Any, ...]:
@@ -65,13 +67,15 @@ def _tiles(kind: int) -> tuple[Any, ...]:
     )
 
 
-def _of_kind(float32: Any, bfloat16: Any, int8: Any, int5: Any) -> Any:
-    """One function of the four, which are chosen from when it is called."""
+def _of_kind(float32: Any, float16: Any, bfloat16: Any, int8: Any, int5: Any) -> Any:
+    """One function of the five, which are chosen from when it is called."""
 
     @njit
     def product(kind, weights, x, y, sums, ahead, wide, tall, first, end):
         if kind == FLOAT32:
             float32(weights, x, y, sums, ahead, wide, tall, first, end)
+        elif kind == FLOAT16:
+            float16(weights, x, y, sums, ahead, wide, tall, first, end)
         elif kind == BFLOAT16:
             bfloat16(weights, x, y, sums, ahead, wide, tall, first, end)
         elif kind == INT8:
@@ -82,7 +86,9 @@ def _of_kind(float32: Any, bfloat16: Any, int8: Any, int5: Any) -> Any:
     return product
 
 
-_one, _two, _all, _part, _left = map(_of_kind, *map(_tiles, (FLOAT32, BFLOAT16, INT8, INT5)))
+_one, _two, _all, _part, _left = map(_of_kind, *map(_tiles, (FLOAT32, FLOAT16, BFLOAT16, INT8, INT5)))
+
+_from_float16, _from_bfloat16 = widen(FLOAT16), widen(BFLOAT16)
 
 
 def whole_groups(rows: int) -> int:
@@ -112,8 +118,8 @@ def project(layer, x, rows, y, scratch, after, thread, threads):
     that.
     """
     stored, sums, groups = layer.kind, scratch.sums.ctypes.data, (rows + GROUP - 1) // GROUP
-    unpacks = stored == INT5 and groups > 1  # once for all groups
-    kind = INT8 if unpacks else stored
+    unpacks = groups > 1 and stored != INT8 and stored != FLOAT32  # once for all groups
+    kind = _unpacked(stored) if unpacks else stored
     first, last = columns(y, thread, threads)
     wide, tall = (x.shape[1] + STRIDES[stored] - 1) // STRIDES[stored] * STRIDES[stored], y.shape[1]
     from_x = x.ctypes.data
@@ -127,8 +133,7 @@ def project(layer, x, rows, y, scratch, after, thread, threads):
         ahead = _ahead(at, end, after)
         outs = _outs(kind, rows, last - out)
         if unpacks:
-            for number in range(outs):
-                packed.unpack_line(at + number * line, scratch.unpacked.ctypes.data + number * wide, wide)
+            _unpack(stored, at, scratch.unpacked.ctypes.data, outs, line, wide)
             at = scratch.unpacked.ctypes.data
         if rows == 1:
             _one(kind, at, from_x, to_y, sums, ahead, wide, tall, 0, wide)
@@ -139,6 +144,26 @@ def project(layer, x, rows, y, scratch, after, thread, threads):
         out += outs
     if stored >= INT8:
         scale_back(y, rows, first, last, layer.offsets, layer.scales, scratch.scales)
+
+
+@njit(inline="always")
+def _unpacked(kind):
+    """The kind that weights are of when they have been unpacked."""
+    return INT8 if kind == INT5 else FLOAT32
+
+
+@njit
+def _unpack(kind, weights, to, outs, line, wide):
+    """A tile of `outs` lines as its weights are multiplied."""
+    if kind == INT5:
+        for number in range(outs):
+            packed.unpack_line(weights + number * line, to + number * wide, wide)
+    else:
+        for first in range(0, outs * wide, LANES):
+            if kind == FLOAT16:
+                _from_float16(weights + 2 * first, to + 4 * first)
+            else:
+                _from_bfloat16(weights + 2 * first, to + 4 * first)
 
 
 @njit(inline="always")

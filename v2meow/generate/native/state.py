@@ -5,7 +5,7 @@ from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import Precision
-from v2meow.generate.native.dots import INT5, INT8, OUTS, STRIDES
+from v2meow.generate.native.dots import FLOAT32, INT5, INT8, OUTS, STRIDES
 from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
 from v2meow.generate.native.team import Pace, counters, team
@@ -45,7 +45,7 @@ class NativeState(State):
             feed_kind=self._matrices.feed_kind,
             heads=spec.heads,
             cross=bool(spec.encoder_layers),
-            halves=decoder.all_cache.dtype == torch.bfloat16,
+            halves=decoder.all_cache.dtype == torch.float16,
             temperature=float(config.temperature),
             top_k=config.top_k,
             top_p=float(config.top_p),
@@ -61,8 +61,9 @@ class NativeState(State):
         spec, rows, threads = self.decoder.model.spec, whole_groups(self.rows), self._team.size
         wide, head = padded(spec.width), self.decoder.all_cache.shape[-1]
         most = max(self.decoder.all_cache.shape[-2], self.decoder.all_memory.shape[-2])
-        packs = self._matrices.feed_kind == INT5
-        widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT5 if packs else INT8])
+        kind = self._matrices.feed_kind
+        widest = padded(max(spec.width, spec.feed_forward), STRIDES[INT5 if kind == INT5 else INT8])
+        unpacked = {FLOAT32: 0, INT8: 0, INT5: 1}.get(kind, 4)  # bytes
         return {
             "arrived": torch.from_numpy(counters()),
             "x": torch.zeros(rows, wide),
@@ -75,7 +76,7 @@ class NativeState(State):
             "sums": torch.zeros(threads, rows * OUTS * LANES),
             "rounded": torch.zeros(threads, rows * widest, dtype=torch.uint8),
             "row_scales": torch.zeros(threads, rows),
-            "unpacked": torch.zeros(threads, OUTS * widest if packs else 0, dtype=torch.int8),
+            "unpacked": torch.zeros(threads, OUTS * widest * unpacked, dtype=torch.int8),
             "turned": torch.zeros(threads, 2, head),
             "highest": torch.zeros(threads, LANES),
             "mixing": torch.zeros(threads, head),

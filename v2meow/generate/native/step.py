@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     `feed_kind` is that of the matrices of feed-forward layers. `weights` are addresses [blocks + 1, 6], the last line
     that of the head, and `begins` [threads, blocks + 1, 6] those of each thread's share; `scales` and `offsets`
     [blocks + 1, 6, O] are those of int8 and int5 weights. `cos` and `sin` are [steps, D / H], `table`
-    [K * (bins + 1), D]. The cache is seen as numbers of 16 bits: with `halves` they are bfloat16, else halves of
+    [K * (bins + 1), D]. The cache is seen as numbers of 16 bits: with `halves` they are float16, else halves of
     float32.
     """
 
@@ -45,8 +45,8 @@ class Plan(NamedTuple):
     table: np.ndarray
     cos: np.ndarray
     sin: np.ndarray
-    cache: np.ndarray  # [blocks, N, 2, H, P, numbers in whole lines]
-    memory: np.ndarray  # [blocks, N, 2, H, M, numbers in whole lines]
+    cache: np.ndarray  # [blocks, N, 2, H, P, numbers in whole vectors]
+    memory: np.ndarray  # [blocks, N, 2, H, M, numbers in whole vectors]
     arrived: np.ndarray  # see `counters`
     x: np.ndarray  # [N, D]
     normed: np.ndarray  # [threads, N, D]
@@ -58,10 +58,10 @@ class Plan(NamedTuple):
     sums: np.ndarray  # [threads, N * OUTS * LANES]
     rounded: np.ndarray  # [threads, N * F]
     row_scales: np.ndarray  # [threads, N]
-    unpacked: np.ndarray  # [threads, OUTS * F]; nothing unless weights are packed
-    turned: np.ndarray  # [threads, 2, D / H in whole lines]
+    unpacked: np.ndarray  # bytes [threads, OUTS * F * those of a number]; none where nothing is unpacked
+    turned: np.ndarray  # [threads, 2, D / H in whole vectors]
     highest: np.ndarray  # [threads, LANES]
-    mixing: np.ndarray  # [threads, D / H in whole lines]
+    mixing: np.ndarray  # [threads, D / H in whole vectors]
     logits: np.ndarray  # [N, K * bins]
     guided: np.ndarray  # [threads, bins]
     # What a `State` carries from step to step:

@@ -1,5 +1,6 @@
 """LLVM instructions on vectors of LANES numbers, of which tiles are made."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ LINE = 64  # bytes of a cache line, and of a vector
 
 WORD, BYTE = ir.IntType(64), ir.IntType(8)
 FLOATS, INTEGERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
+HALVES = ir.VectorType(ir.IntType(16), LANES)  # of whatever has 16 bits
 
 
 def word(value: int) -> ir.Constant:
@@ -42,6 +44,29 @@ def lanes(builder: Any, one: Any, other: Any, numbers: Sequence[int]) -> ir.Valu
     """Those lanes of a vector, or of two, the `other` one behind it."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
     return builder.shuffle_vector(one, ir.Constant(one.type, None) if other is None else other, mask)
+
+
+def has(context: Any, *features: str) -> bool:
+    """Whether the processor that is compiled for has all these instructions, by LLVM's names."""
+    return {f"+{feature}" for feature in features} <= set(context.codegen().magic_tuple()[2].split(","))
+
+
+def from_float16(context: Any, builder: Any, halves: ir.Value, *, plain: bool = False) -> ir.Value:
+    """HALVES that are float16 as FLOATS, exactly; `plain`: without the instruction for it, which not all have."""
+    if has(context, "f16c") and not plain:
+        return builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
+    bits = builder.zext(halves, INTEGERS)
+    sign = builder.shl(builder.and_(bits, _all(0x8000)), _all(16))
+    # Exponent and fraction where float32 has them: too small by the difference of the biases, subnormal numbers too.
+    size = builder.shl(builder.and_(bits, _all(0x7FFF)), _all(13))
+    grown = builder.fmul(builder.bitcast(size, FLOATS), ir.Constant(FLOATS, [math.ldexp(1, 112)] * LANES))
+    endless = builder.icmp_unsigned(">=", size, _all(0x1F << 23))
+    found = builder.or_(builder.bitcast(grown, INTEGERS), builder.select(endless, _all(0xFF << 23), _all(0)))
+    return builder.bitcast(builder.or_(found, sign), FLOATS)
+
+
+def _all(value: int) -> ir.Constant:
+    return ir.Constant(INTEGERS, [value] * LANES)
 
 
 def spread(builder: Any, value: ir.Value) -> ir.Value:

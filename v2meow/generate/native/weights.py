@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 from v2meow.generate.linear import RoundedLinear
 from v2meow.generate.native import packed
-from v2meow.generate.native.dots import BFLOAT16, FLOAT32, INT5, INT8, OFFSET, OUTS, STRIDES
+from v2meow.generate.native.dots import BFLOAT16, FLOAT16, FLOAT32, INT5, INT8, OFFSET, OUTS, STRIDES
 from v2meow.generate.native.vectors import LANES
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import Block
 
-_KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8}
+_KINDS = {torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.int8: INT8}
 _A_BLOCK = 6  # matrices: see `step`
 
 
