@@ -81,6 +81,7 @@ def test_a_cache_that_is_wrong_costs_favourites(material, spoil, monkeypatch):
     """One pass of the same weights reads no cache: it has all favourites, whatever is wrong with the decoder's."""
     exact = _in_precision(material, "float32")
     for engine in exact.cascade.engines.values():
+        assert isinstance(engine, Engine)
         monkeypatch.setattr(engine, "_run", _spoil(engine, spoil))
     assert _agreement_of_whole_passes(exact) == 1
     assert decoder_agreement(exact) < 0.85
