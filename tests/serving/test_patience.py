@@ -1,5 +1,5 @@
-"""Heads that dribble in or are too long: their connections are closed in time, whatever server reads them, and others
-are served."""
+"""Heads that dribble in or are too long, and answers that nobody reads: their connections are closed in time, whatever
+server has them, and others are served."""
 
 import asyncio
 import re
@@ -23,15 +23,23 @@ from serving.patience import Patience, PatientProtocol
 from serving.problems import Problem
 from serving.run import PROXY_CALLBACK
 
-HEAD_S = 0.5
+HEAD_S = UNREAD_S = 0.5
+LARGE = 16 << 20  # bytes: more than systems take on themselves
 _GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 _PROTOCOLS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
 
 
 async def _app(scope: dict[str, Any], receive: Callable, send: Callable) -> None:
-    """Two bytes; at /slow the second comes after longer than a head may take. Bodies are read to their end."""
+    """Two bytes; at /slow the second comes after longer than a head may take; at /large many, at once or, at
+    /large/parts, in parts. Bodies are read to their end."""
     while scope["method"] == "POST" and (await receive()).get("more_body"):
         pass
+    if scope["path"].startswith("/large"):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+        parts = 256 if scope["path"].endswith("/parts") else 1
+        for part in range(parts):
+            await send({"type": "http.response.body", "body": bytes(LARGE // parts), "more_body": part < parts - 1})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"a", "more_body": True})
     await asyncio.sleep(3 * HEAD_S if scope["path"] == "/slow" else 0)
@@ -41,7 +49,7 @@ async def _app(scope: dict[str, Any], receive: Callable, send: Callable) -> None
 @pytest.fixture(params=_PROTOCOLS)
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
     """A server whose heads may take HEAD_S."""
-    protocol = type("Hurried", (Patience, _PROTOCOLS[request.param]), {"head_s": HEAD_S})
+    protocol = type("Hurried", (Patience, _PROTOCOLS[request.param]), {"head_s": HEAD_S, "unread_s": UNREAD_S})
     server = uvicorn.Server(uvicorn.Config(_app, port=0, http=protocol, lifespan="off", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -161,6 +169,43 @@ def test_a_head_of_a_megabyte_is_refused(port: int, earlier: bytes, lines: bytes
                 answer += part
     assert re.search(rb"HTTP/1.1 (431|400) ", answer), answer  # 400 is h11's own
     assert httpx.get(f"http://127.0.0.1:{port}").text == "ab"
+
+
+def _asked_for_much(port: int, path: bytes) -> socket.socket:
+    """A connection whose client takes little at a time, and has asked for LARGE bytes."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    connection.connect(("127.0.0.1", port))
+    connection.settimeout(5.0)
+    connection.sendall(_GET.replace(b"/ ", path + b" ", 1))
+    return connection
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/large/parts"])
+def test_an_answer_that_nobody_reads_is_dropped(port: int, path: bytes):
+    """Be it in the memory of the server already, or still to be made: for ever, music would stand there."""
+    with _asked_for_much(port, path) as connection:
+        time.sleep(4 * UNREAD_S)
+        come = 0
+        with suppress(ConnectionResetError):
+            while part := connection.recv(1 << 16):  # what the system had taken on itself
+                come += len(part)
+    assert come < LARGE
+    assert httpx.get(f"http://127.0.0.1:{port}").text == "ab"
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/large/parts"])
+def test_an_answer_that_is_read_slowly_comes_whole(port: int, path: bytes):
+    """Though what is read in the time is far less than what waits."""
+    with _asked_for_much(port, path) as connection:
+        come, began = 0, time.monotonic()
+        while time.monotonic() - began < 4 * UNREAD_S:
+            come += len(connection.recv(1 << 16))
+            time.sleep(UNREAD_S / 10)
+        while come < LARGE:
+            part = connection.recv(1 << 20)
+            assert part, f"it was cut off after {come} bytes"
+            come += len(part)
 
 
 def test_bodies_are_not_counted_as_heads(port: int):
