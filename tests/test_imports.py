@@ -60,6 +60,14 @@ def test_music_is_made_without_the_libraries_of_training(module):
     assert (shown.stdout.strip(), shown.returncode) == ("", 0), shown.stderr
 
 
+@pytest.mark.parametrize("module", ["v2meow.evaluate.step", "v2meow.train.loop"])
+def test_what_cuts_models_into_parts_is_imported_where_one_is_cut(module):
+    """It takes a second, and most trainings and all measurements have their models whole."""
+    parts = "torch.distributed.tensor", "torch.distributed.fsdp"
+    shown = _python(f"import sys, {module}; print(*sorted(set({parts}) & set(sys.modules)))")
+    assert (shown.stdout.strip(), shown.returncode) == ("", 0), shown.stderr
+
+
 @pytest.mark.parametrize("package", ["v2meow", "serving"])
 def test_ray_learns_in_time_that_uv_must_not_start_its_workers(package):
     """It looks once, when it is imported; whichever part of ours imports it first has said so before."""

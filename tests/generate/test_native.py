@@ -228,7 +228,7 @@ def _relay(arrived, board, rounds, met, thread, threads):
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_threads_of_a_team_see_what_the_others_wrote_before_a_meeting(size):
     """More threads than cores, too: the sums come out short when one goes on too early."""
-    team, rounds = Team(size), 300
+    team, rounds = Team(size), 300 // size
     arrived, board = counters(), np.zeros((2, LANES), np.int64)
     for number in range(3):
         team.run(_relay, arrived, board, rounds, number * 2 * rounds)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import tiny
@@ -56,11 +57,15 @@ def test_recomputed_activations_are_not_kept():
     assert kept[True] < 0.7 * kept[False]
 
 
+_NO_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_give_the_same_gradients(monkeypatch, tmp_path):
-    """Also where they are recomputed, and with a memory that is no tensor."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.long, _NO_COMPILER])])
+def test_compiled_blocks_give_the_same_gradients(backend, monkeypatch, tmp_path):
+    """Also where they are recomputed, and with a memory that is no tensor. C++ takes a minute: graphs show as much."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     recipe = tiny.recipe()
     batch = next(training_batches(recipe, "semantic", tiny.examples(recipe, 6)))
     found = []

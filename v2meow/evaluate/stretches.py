@@ -3,7 +3,8 @@
 A few sequences, the queries, are indexed; clips stream past them, so that memory does not grow with the clips and
 time grows with their number of ids. This is the longest common substring with k mismatches (Flouri et al. 2015,
 "Longest common substrings with k mismatches"), by seed and extension (Altschul et al. 1990) from runs of SEED equal
-ids, which every stretch that is longer than `longest_missed` must hold. Knows ids, not what they mean.
+ids, which every stretch that is longer than `longest_missed` must hold. Knows ids, not what they mean. What is compiled
+stands in this file alone, so that what Numba keeps on disk is made anew when it changes.
 
 Legend: N queries of T ids, M clips of S ids, R clips kept for each query.
 """
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 from numba import njit, uint64
 
+from v2meow.generate.native.compiling import compiled
+from v2meow.generate.native.maths import FAST
+
 SEED = 8  # ids in a row that must be equal, not all of them the same id, for anything to be looked at
 _BASE = 0x9E3779B97F4A7C15 | 1  # of the polynomial hash: any large odd number will do
 _MIX = 0xD6E8FEB86659FD93
-_COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def _index(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return starts, hashes[order], numbers[order], places[order], 64 - bits
 
 
-@njit(**_COMPILED)
+@compiled
 def _seeds(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(hash, query, place) of every SEED ids in a row of [N, T] that are not all the same."""
     count, length = queries.shape
@@ -128,7 +131,7 @@ def _power(base: int, exponent: int) -> int:
 _OLDEST = _power(_BASE, SEED)
 
 
-@njit(**_COMPILED)
+@njit(**FAST)
 def _rolled(key: Any, row: np.ndarray, end: int) -> Any:
     """The hash of the SEED ids up to `end` from that of those before: a polynomial in _BASE, modulo 2^64."""
     key = key * uint64(_BASE) + uint64(row[end] + 1)
@@ -137,7 +140,7 @@ def _rolled(key: Any, row: np.ndarray, end: int) -> Any:
     return key
 
 
-@njit(**_COMPILED)
+@compiled
 def _scan(
     queries: np.ndarray,
     starts: np.ndarray,
@@ -180,7 +183,7 @@ def _scan(
                     _offer_all(table, number, first + m, i, j, left, right, mismatches)
 
 
-@njit(**_COMPILED)
+@njit(**FAST)
 def _promises(table: np.ndarray, number: int, overlap: int) -> bool:
     """Whether sequences that overlap by so many ids can still enter a table."""
     for place in range(len(table)):  # noqa: SIM110
@@ -189,7 +192,7 @@ def _promises(table: np.ndarray, number: int, overlap: int) -> bool:
     return False
 
 
-@njit(**_COMPILED)
+@njit(**FAST)
 def _reach(query: np.ndarray, i: int, clip: np.ndarray, j: int, left: np.ndarray, right: np.ndarray) -> None:
     """Fill left [k + 1] and right [k + 1]: ids before and from a seed on that are passed with 0 … k differing ids."""
     passed, wrong, room = 0, 0, min(len(query) - i, len(clip) - j)
@@ -206,7 +209,7 @@ def _reach(query: np.ndarray, i: int, clip: np.ndarray, j: int, left: np.ndarray
         passed, wrong = min(passed + 1, room), wrong + 1
 
 
-@njit(**_COMPILED)
+@njit(**FAST)
 def _offer_all(
     table: np.ndarray,
     number: int,
@@ -227,7 +230,7 @@ def _offer_all(
         _offer(table[place, number], best, clip, i - before, j - before)
 
 
-@njit(**_COMPILED)
+@njit(**FAST)
 def _offer(rows: np.ndarray, length: int, clip: int, at: int, clip_at: int) -> None:
     """Put a stretch into rows [R, 4], sorted by length, which keep the longest of each clip. Clips come in order."""
     place = len(rows) - 1

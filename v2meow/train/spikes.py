@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from v2meow.config import TrainConfig
 from v2meow.train.state import TrainState
+from v2meow.train.workers import is_cut
 
 IN_A_ROW = 10  # updates that may be left out one after the other: more are no accident
 _WINDOW = 100  # accepted steps whose median norm is the measure
@@ -129,4 +129,4 @@ class ReturnPoint:
 
 def _own(tensor: Tensor) -> Tensor:
     """This worker's part of the tensor."""
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+    return (tensor.to_local() if is_cut(tensor) else tensor).detach()

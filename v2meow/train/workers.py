@@ -1,25 +1,28 @@
 """The processes that train one model together: each takes its part of every batch, and all make the same step.
 
-Runs with torch alone: who started the processes, and on how many machines, is not known here.
+Runs with torch alone: who started the processes, and on how many machines, is not known here. What cuts a model into
+parts is imported where one is cut: it takes a second, and all that measures a model's losses comes by here.
 """
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import ProcessGroup
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from v2meow.config import Strategy
 from v2meow.model.lm import TokenLM
 from v2meow.model.transformer import CrossAttention
 from v2meow.preempt import Asked, never
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class Workers:
@@ -40,7 +43,10 @@ class Workers:
 
     def place(self, model: TokenLM) -> None:
         """Cut the model into parts, in place, where the strategy asks for it: before there is an optimizer."""
-        if self.strategy == "fsdp" and self.size > 1:
+        if self._cuts:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
             # Said at every call, of views that nobody changes in place.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
             # The memory is projected for all blocks before the first of them runs and gathers its weights.
@@ -74,6 +80,8 @@ class Workers:
             with joined.no_sync():
                 yield
         else:
+            from torch.distributed.fsdp import FSDPModule
+
             assert isinstance(joined, FSDPModule)
             joined.set_requires_gradient_sync(False)
             yield
@@ -112,10 +120,23 @@ class Workers:
 
     def settle(self, model: nn.Module) -> None:
         """Take the model apart again after a forward pass without a backward one, which would have done it."""
-        if isinstance(model, FSDPModule):
+        if self._cuts:
+            from torch.distributed.fsdp import FSDPModule
+
+            assert isinstance(model, FSDPModule)
             model.reshard()
+
+    @property
+    def _cuts(self) -> bool:
+        return self.strategy == "fsdp" and self.size > 1
+
+
+def is_cut(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this process holds but a part of the tensor."""
+    imported = sys.modules.get("torch.distributed.tensor")
+    return imported is not None and isinstance(tensor, imported.DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, put together where processes hold parts of it: all of them must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_cut(tensor) else tensor
