@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 from numba import float32, float64, njit
 
 from v2meow.generate.native.maths import FAST, exp_of_negative
@@ -62,13 +61,33 @@ def _ranked(values, rank):
 @njit(**FAST)
 def _keep_nucleus(chances, top_p):
     """Put all but the likeliest, which reach `top_p` of the whole together, to nought."""
-    ranked, whole = np.sort(chances), float64(0)
-    for i in range(len(ranked)):
-        whole += ranked[i]
-    above, place = float64(0), len(ranked) - 1
-    while place > 0 and above + ranked[place] < top_p * whole:
-        above += ranked[place]
-        place -= 1
+    heap, whole = chances.copy(), float64(0)
+    for i in range(len(heap) // 2 - 1, -1, -1):
+        _sink(heap, i, len(heap))
+    for i in range(len(heap)):
+        whole += chances[i]
+    above, left = float64(0), len(heap)
+    while left > 1 and above + heap[0] < top_p * whole:
+        above += heap[0]
+        left -= 1
+        heap[0] = heap[left]
+        _sink(heap, 0, left)
     for i in range(len(chances)):
-        if chances[i] < ranked[place]:
+        if chances[i] < heap[0]:
             chances[i] = float32(0)
+
+
+@njit(**FAST)
+def _sink(heap, place, count):
+    """Let the number at `place` sink in a heap of `count`, whose largest comes first, until none below is larger.
+
+    NumPy's sort takes seconds to compile, and here a few of the largest are all that is wanted.
+    """
+    while True:
+        child = 2 * place + 1
+        if child + 1 < count and heap[child + 1] > heap[child]:
+            child += 1
+        if child >= count or heap[child] <= heap[place]:
+            return
+        heap[place], heap[child] = heap[child], heap[place]
+        place = child

@@ -141,9 +141,9 @@ def attend_to_memory(plan, block, first, last, thread, after):
 def first_keys(plan, block, first, last):
     """Address and bytes of the keys that items `first` … `last` - 1 read first; none if there are no items."""
     if first >= last:
-        return 0, 0
+        return np.int64(0), np.int64(0)
     cache, (_, place) = plan.cache[block], _time(plan, first // plan.heads)
-    return _keys_of(plan, cache, first), place * cache.shape[-1] * SIZES[FLOAT16]
+    return np.int64(_keys_of(plan, cache, first)), np.int64(place * cache.shape[-1] * SIZES[FLOAT16])
 
 
 @njit(inline="always")

@@ -84,7 +84,7 @@ def meetings(plan: Plan) -> int:
     return len(plan.cache) * (8 if plan.cross else 5) + 3
 
 
-@njit(**FAST)
+@njit(inline="always")  # what is compiled by itself is optimised once more in each that calls it
 def _step(parts, requests, rows, met, thread, threads):
     """The next code of every codebook, for the first `requests` requests, which have the first `rows` rows.
 
@@ -108,29 +108,29 @@ def _step(parts, requests, rows, met, thread, threads):
         met = meet(plan.arrived, met, threads)
         attend_to_itself(plan, block, first, last, thread, begins[block, OUT])
         met = meet(plan.arrived, met, threads)
-        after = begins[block, QUERY if plan.cross else UP], AHEAD
+        after = _from(begins[block, QUERY if plan.cross else UP])
         _project_and_add(_layer(plan, block, OUT), plan.mixed, rows, plan, scratch, after, thread, threads)
         met = meet(plan.arrived, met, threads)
         if plan.cross:
             _normalise_all(plan.x, rows, width, normed)
-            after = begins[block, CROSS_OUT], AHEAD
+            after = _from(begins[block, CROSS_OUT])
             project(_layer(plan, block, QUERY), normed, rows, plan.narrow, scratch, after, thread, threads)
             met = meet(plan.arrived, met, threads)
             attend_to_memory(plan, block, first, last, thread, begins[block, CROSS_OUT])
             met = meet(plan.arrived, met, threads)
-            after = begins[block, UP], AHEAD
+            after = _from(begins[block, UP])
             _project_and_add(_layer(plan, block, CROSS_OUT), plan.mixed, rows, plan, scratch, after, thread, threads)
             met = meet(plan.arrived, met, threads)
         _normalise_all(plan.x, rows, width, normed)
-        after = begins[block, DOWN], AHEAD
+        after = _from(begins[block, DOWN])
         project(_layer(plan, block, UP), normed, rows, plan.wide, scratch, after, thread, threads)
         activate(plan.wide, rows, *columns(plan.wide, thread, threads))
         met = meet(plan.arrived, met, threads)
-        after = begins[block + 1, QKV], AHEAD  # or the head
+        after = _from(begins[block + 1, QKV])  # or the head
         _project_and_add(_layer(plan, block, DOWN), plan.wide, rows, plan, scratch, after, thread, threads)
         met = meet(plan.arrived, met, threads)
     _normalise_all(plan.x, rows, width, normed)
-    after = begins[0, QKV], AHEAD
+    after = _from(begins[0, QKV])
     project(_layer(plan, -1, 0), normed, rows, plan.logits, scratch, after, thread, threads)
     met = meet(plan.arrived, met, threads)
     levels = plan.sequence.shape[2]
@@ -138,6 +138,12 @@ def _step(parts, requests, rows, met, thread, threads):
     for item in range(first, last):
         _draw(plan, item // levels, item % levels, plan.guided[thread])
     meet(plan.arrived, met, threads)
+
+
+@njit(inline="always")
+def _from(address):
+    """What is read from there on, in types that are the same everywhere: `project` is compiled for each."""
+    return np.int64(address), np.int64(AHEAD)
 
 
 @njit(inline="always")
