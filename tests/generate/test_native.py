@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import RoundedLinear, lower
-from v2meow.generate.native import maths, vectors
-from v2meow.generate.native.compiling import compiled, sources
+from v2meow.generate.native import compiling, maths, vectors
+from v2meow.generate.native.compiling import compiled, sources, told_if_slow
 from v2meow.generate.native.dots import BFLOAT16, COLUMNS, FLOAT16, FLOAT32, INT5, INT8, OFFSET, tile
 from v2meow.generate.native.draw import draw
 from v2meow.generate.native.packed import pack, padded, unpack
@@ -306,6 +306,15 @@ def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(names["double"])
     assert compiled(names["double"])(21) == 42
+
+
+@pytest.mark.parametrize(("slow_s", "told"), [(0.0, True), (60.0, False)])
+def test_whoever_waits_for_the_compiler_is_told_so(slow_s, told, monkeypatch, caplog):
+    """Half a minute of nothing, the very first time, is taken for a hang."""
+    monkeypatch.setattr(compiling, "_SLOW_S", slow_s)
+    with told_if_slow():
+        time.sleep(0.2)
+    assert ("is being compiled" in caplog.text) == told
 
 
 def test_the_compiled_step_is_there_where_nothing_can_be_kept_on_disk():

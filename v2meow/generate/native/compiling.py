@@ -4,14 +4,20 @@ Numba by itself looks at the file of a function alone. So a function that is kep
 is the checksum of all files here, and makes some use of that.
 """
 
+import logging
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from numba import njit
 
 from v2meow.generate.native.maths import FAST
+
+log = logging.getLogger("v2meow.generate")
+_SLOW_S = 5.0  # more than it takes to load what was kept
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -20,6 +26,19 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, cache=True, **FAST)(function)
     except RuntimeError:  # nothing is writable: neither the package, nor a home
         return njit(nogil=True, **FAST)(function)
+
+
+@contextmanager
+def told_if_slow() -> Iterator[None]:
+    """Around a first call: whoever waits for it to be compiled is told why."""
+    told = "the decoding step is being compiled for this machine: half a minute, once"
+    timer = threading.Timer(_SLOW_S, log.warning, [told])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def sources(folder: Path = Path(__file__).parent) -> int:

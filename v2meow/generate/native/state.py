@@ -1,10 +1,13 @@
 """The state whose step is compiled: what `State` computes, on CPUs."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from v2meow.config import SamplingConfig
 from v2meow.generate.linear import Precision
+from v2meow.generate.native.compiling import told_if_slow
 from v2meow.generate.native.dots import FLOAT32, INT5, INT8, OUTS, STRIDES
 from v2meow.generate.native.products import whole_groups
 from v2meow.generate.native.step import Plan, meetings, step
@@ -86,6 +89,10 @@ class NativeState(State):
 
     def run(self, extent: Extent) -> None:
         """One step: the next code of every codebook, for each request."""
+        with nullcontext() if step.signatures else told_if_slow():
+            self._run(extent)
+
+    def _run(self, extent: Extent) -> None:
         arguments, naps = (self._plan, extent.requests, extent.rows, self._met), int(self._arrived[1])
         if self._team.size > 1 and self._pace.together():
             self._team.run(step, *arguments)
