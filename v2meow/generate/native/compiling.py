@@ -1,7 +1,7 @@
 """Functions that are compiled on first use and kept on disk, until anything changes that they are compiled from.
 
 Numba by itself looks at the file of a function alone. So a function that is kept stands in another one, whose argument
-is the checksum of all files here, and makes some use of that.
+is the checksum of all files here, and makes some use of that. One that needs nothing but its own file needs no other.
 """
 
 import logging
