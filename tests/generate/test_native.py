@@ -1,5 +1,6 @@
 """The compiled step's parts against plain arithmetic, and its threads."""
 
+import errno
 import itertools
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 import tiny
 import torch
 from numba import njit, types
+from numba.core import config
+from numba.core.caching import IndexDataCacheFile
 from numba.extending import intrinsic
 from torch.nn import functional as F
 
@@ -306,6 +309,31 @@ def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(names["double"])
     assert compiled(names["double"])(21) == 42
+
+
+def _tripled(x: int) -> int:
+    return 3 * x
+
+
+def test_a_full_disk_costs_what_was_to_be_kept_and_nothing_else(monkeypatch, tmp_path):
+    """Music would not be made, nor a model measured, for the sake of a faster start the next time."""
+    full: list[OSError] = []
+
+    def save(*_: object) -> None:
+        full.append(OSError(errno.ENOSPC, "No space left on device"))
+        raise full[-1]
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(IndexDataCacheFile, "save", save)
+    assert compiled(_tripled)(14) == 42 and full
+
+
+def test_what_can_be_kept_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    assert compiled(_tripled)(14) == 42
+    assert compiled(_tripled).stats.cache_path == str(next(tmp_path.iterdir()))
+    again = compiled(_tripled)
+    assert again(14) == 42 and sum(again.stats.cache_hits.values()) == 1
 
 
 @pytest.mark.parametrize(("slow_s", "told"), [(0.0, True), (60.0, False)])

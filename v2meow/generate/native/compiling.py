@@ -8,11 +8,12 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core.caching import FunctionCache
 
 from v2meow.generate.native.maths import FAST
 
@@ -21,11 +22,19 @@ _SLOW_S = 5.0  # more than it takes to load what was kept
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function compiled on first use, and kept on disk where there is a place for it."""
-    try:
-        return njit(nogil=True, cache=True, **FAST)(function)
-    except RuntimeError:  # nothing is writable: neither the package, nor a home
-        return njit(nogil=True, **FAST)(function)
+    """The function compiled on first use, and kept on disk where there is a place and room for it."""
+    dispatcher: Any = njit(nogil=True, **FAST)(function)
+    with suppress(RuntimeError):  # nothing is writable: neither the package, nor a home
+        dispatcher._cache = _Cache(function)  # as `cache=True` does
+    return dispatcher
+
+
+class _Cache(FunctionCache):
+    """Numba's, but that a full disk is no error: what was compiled is there, whether it can be kept or not."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 @contextmanager
